@@ -1,0 +1,185 @@
+//! crates and agent: the appliance's own program, compiled offline by Debian's Rust in the tools tree.
+//!
+//! The sources are a workspace cut down to the agent and what it depends on, so that neither the builder's own
+//! dependencies nor a change elsewhere in the checkout reach its key. `crates` vendors what its lock file names:
+//! cargo checks every crate against the hash there.
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use recipe::Plan;
+
+use super::{Builder, Facts, line, source_date};
+use crate::exec::{Cmd, Log};
+use crate::store::{Entry, Ingredients, sha256};
+
+const CODE_VERSION: u32 = 1;
+/// The members that make up the agent.
+const MEMBERS: [&str; 2] = ["image/agent", "image/identity"];
+/// A crates registry that hangs must not hang a build.
+const VENDOR_DEADLINE: std::time::Duration = std::time::Duration::from_secs(600);
+
+impl Builder<'_> {
+    /// The file `cipolla`.
+    pub(super) fn agent(&self, plan: &Plan, tools: Option<&Entry>) -> Result<Option<Entry>> {
+        let line = line(plan);
+        let crates = self.crates(&line)?;
+        let stage = "agent";
+        let ingredients = match (&crates, tools) {
+            (Some(crates), Some(tools)) => {
+                let mut list = Ingredients::new(CODE_VERSION);
+                list.add("the crates", crates.fact("digest")?);
+                list.add("the tools", tools.fact("solution")?);
+                list.add("the architecture", plan.arch().debian_name());
+                let log = self.log(&line, stage)?;
+                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                for member in MEMBERS {
+                    list.add(format!("{member}/Cargo.toml"), sha256(cut_member(&self.repo, member)?.as_bytes()));
+                }
+                for path in sources(&self.repo)? {
+                    list.add_file(path.as_str(), &self.repo.join(&path))?;
+                }
+                Some(list)
+            }
+            _ => None,
+        };
+        self.stage(&line, stage, ingredients, |work| {
+            let crates = crates.as_ref().context("the stage before has a result")?;
+            let tools = tools.context("the stage before has a result")?;
+            let workspace = work.dir.join("workspace");
+            cut_workspace(&self.repo, &workspace)?;
+            fs_err::copy(crates.file("Cargo.lock"), workspace.join("Cargo.lock"))?;
+            let source = "[source.crates-io]\nreplace-with = \"vendored\"\n\
+                          [source.vendored]\ndirectory = \"/vendor\"\n";
+            fs_err::create_dir_all(workspace.join(".cargo"))?;
+            fs_err::write(workspace.join(".cargo/config.toml"), source)?;
+            let space = self
+                .space(tools, work)
+                .read_only(&workspace, "/src")
+                .read_only(&crates.file("vendor"), "/vendor");
+            Cmd::new("cargo")
+                .args(["--config", "/src/.cargo/config.toml"])
+                .args(["build", "--manifest-path=/src/Cargo.toml", "--package=cipolla-agent", "--bin=cipolla"])
+                .args(["--profile=agent", "--locked", "--offline", "--target-dir=/work/target"])
+                .env("CARGO_HOME", "/tmp/cargo")
+                .env("SOURCE_DATE_EPOCH", source_date(plan, &self.repo, work.log)?.to_string())
+                .within(&space)
+                .run(work.log)?;
+            fs_err::rename(work.dir.join("target/agent/cipolla"), work.dir.join("cipolla"))?;
+            fs_err::remove_dir_all(work.dir.join("target"))?;
+            fs_err::remove_dir_all(&workspace)?;
+            let digest = crate::store::sha256_file(&work.dir.join("cipolla"))?;
+            Ok(Facts::from([("cipolla".into(), digest)]))
+        })
+    }
+
+    /// The folder `vendor` and the cut-down `Cargo.lock`.
+    fn crates(&self, line: &str) -> Result<Option<Entry>> {
+        let mut list = Ingredients::new(CODE_VERSION);
+        list.add_file("Cargo.lock", &self.repo.join("Cargo.lock"))?;
+        list.add("the workspace", sha256(cut_manifest(&self.repo)?.as_bytes()));
+        for member in MEMBERS {
+            list.add(format!("{member}/Cargo.toml"), sha256(cut_member(&self.repo, member)?.as_bytes()));
+        }
+        self.stage(line, "crates", Some(list), |work| {
+            let workspace = work.dir.join("workspace");
+            cut_workspace(&self.repo, &workspace)?;
+            fs_err::copy(self.repo.join("Cargo.lock"), workspace.join("Cargo.lock"))?;
+            vendor(&workspace, &work.dir.join("vendor"), work.log)?;
+            let lock = work.dir.join("Cargo.lock");
+            fs_err::rename(workspace.join("Cargo.lock"), &lock)?;
+            fs_err::remove_dir_all(&workspace)?;
+            // cargo compares every vendored file with the hash in the lock file, so the lock says it all.
+            Ok(Facts::from([("digest".into(), crate::store::sha256_file(&lock)?)]))
+        })
+    }
+}
+
+fn vendor(workspace: &Utf8Path, to: &Utf8Path, log: &Log) -> Result<()> {
+    Cmd::new("cargo")
+        .args(["vendor", "--versioned-dirs", "--manifest-path"])
+        .arg(workspace.join("Cargo.toml"))
+        .arg(to)
+        .deadline(VENDOR_DEADLINE)
+        .run(log)
+        .context("fetching the agent's crates")
+}
+
+/// The root manifest with only the agent's members, and without our other crates among the dependencies.
+fn cut_manifest(repo: &Utf8Path) -> Result<String> {
+    let path = repo.join("Cargo.toml");
+    let text = fs_err::read_to_string(&path)?;
+    let mut manifest: toml::Table = text.parse().with_context(|| format!("reading {path}"))?;
+    let workspace = manifest.get_mut("workspace").and_then(toml::Value::as_table_mut);
+    let workspace = workspace.with_context(|| format!("{path} has no [workspace]"))?;
+    workspace.insert("members".into(), MEMBERS.iter().map(|m| toml::Value::from(*m)).collect::<Vec<_>>().into());
+    if let Some(dependencies) = workspace.get_mut("dependencies").and_then(toml::Value::as_table_mut) {
+        dependencies.retain(|_, value| {
+            let own = value.get("path").and_then(toml::Value::as_str);
+            own.is_none_or(|path| MEMBERS.contains(&path))
+        });
+    }
+    toml::to_string(&manifest).context("writing the agent's manifest")
+}
+
+/// A member's manifest without what only its tests need: that changes neither the program nor its key.
+fn cut_member(repo: &Utf8Path, member: &str) -> Result<String> {
+    let path = repo.join(member).join("Cargo.toml");
+    let text = fs_err::read_to_string(&path)?;
+    let mut manifest: toml::Table = text.parse().with_context(|| format!("reading {path}"))?;
+    for key in ["dev-dependencies", "test", "bench", "example"] {
+        manifest.remove(key);
+    }
+    toml::to_string(&manifest).with_context(|| format!("writing the agent's {member}/Cargo.toml"))
+}
+
+fn cut_workspace(repo: &Utf8Path, to: &Utf8Path) -> Result<()> {
+    fs_err::create_dir_all(to)?;
+    fs_err::write(to.join("Cargo.toml"), cut_manifest(repo)?)?;
+    for member in MEMBERS {
+        fs_err::create_dir_all(to.join(member))?;
+        fs_err::write(to.join(member).join("Cargo.toml"), cut_member(repo, member)?)?;
+    }
+    for path in sources(repo)? {
+        let target = to.join(&path);
+        fs_err::create_dir_all(target.parent().context("a file has a folder")?)?;
+        fs_err::copy(repo.join(&path), target)?;
+    }
+    Ok(())
+}
+
+/// The members' source files, relative to the checkout, sorted.
+fn sources(repo: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
+    let mut files = Vec::new();
+    for member in MEMBERS {
+        let mut folders = vec![Utf8PathBuf::from(member).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in repo.join(&folder).read_dir_utf8().with_context(|| format!("reading {folder}"))? {
+                let entry = entry?;
+                let path = folder.join(entry.file_name());
+                if entry.file_type()?.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.push(path);
+                }
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cut_manifest_holds_the_agent_only() {
+        let repo = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let manifest: toml::Table = cut_manifest(&repo).unwrap().parse().unwrap();
+        let workspace = manifest["workspace"].as_table().unwrap();
+        assert_eq!(workspace["members"].as_array().unwrap().len(), MEMBERS.len());
+        let dependencies = workspace["dependencies"].as_table().unwrap();
+        assert!(dependencies.contains_key("cipolla-identity") && !dependencies.contains_key("cipolla-build"));
+        assert!(manifest["profile"].get("agent").is_some());
+    }
+}

@@ -1,0 +1,189 @@
+//! bootstrap: the solved packages become an installed system, as a tar with real owners.
+//!
+//! mmdebstrap runs from the tools tree, over an index of exactly the solved packages that lies beside them: apt has
+//! nothing left to choose and nothing to download. The index is trusted because every `.deb` was checked against
+//! the hash of a signed one.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use anyhow::{Context as _, Result, bail};
+use camino::Utf8Path;
+use recipe::Plan;
+
+use super::{Builder, Facts, Work, line, source_date};
+use crate::exec::Cmd;
+use crate::pool;
+use crate::rootfs::tree::{self, Kind};
+use crate::solve::Solution;
+use crate::store::{Entry, Ingredients, sha256, sha256_file};
+
+/// Raise when what this stage does changes its result.
+const CODE_VERSION: u32 = 1;
+
+const HOOK: &str = "usr/share/initramfs-tools/hooks/cipolla";
+const CONF: &str = "etc/initramfs-tools/conf.d/cipolla";
+
+impl Builder<'_> {
+    /// `base.tar`, and out of it `vmlinuz` and `initrd`.
+    pub(super) fn bootstrap(
+        &self,
+        plan: &Plan,
+        solution: Option<&Solution>,
+        tools: Option<&Entry>,
+    ) -> Result<Option<Entry>> {
+        let (line, stage) = (line(plan), "bootstrap");
+        let hook = initramfs_hook(plan);
+        let ingredients = match (solution, tools) {
+            (Some(solution), Some(tools)) => {
+                let mut list = Ingredients::new(CODE_VERSION);
+                for package in &solution.packages {
+                    list.add(format!("package {}", package.name), package.sha256.clone());
+                }
+                list.add("the tools", tools.fact("solution")?);
+                list.add("the initramfs modules", sha256(hook.as_bytes()));
+                list.add("the initramfs configuration", sha256(INITRAMFS_CONF.as_bytes()));
+                let log = self.log(&line, stage)?;
+                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                Some(list)
+            }
+            _ => None,
+        };
+        self.stage(&line, stage, ingredients, |work| {
+            let solution = solution.context("the stage before has a result")?;
+            let tools = tools.context("the stage before has a result")?;
+            pool::verify(solution, &self.cache.pool())?;
+            self.mmdebstrap(plan, solution, tools, &hook, work)?;
+            extract_boot_files(&work.dir)?;
+            let mut facts = Facts::new();
+            for name in ["base.tar", "vmlinuz", "initrd"] {
+                facts.insert(name.into(), sha256_file(&work.dir.join(name))?);
+            }
+            Ok(facts)
+        })
+    }
+
+    fn mmdebstrap(
+        &self,
+        plan: &Plan,
+        solution: &Solution,
+        tools: &Entry,
+        hook: &str,
+        work: &Work<'_>,
+    ) -> Result<()> {
+        let index = work.dir.join("index");
+        fs_err::create_dir(&index)?;
+        let arch = plan.arch().debian_name();
+        let packages = packages_index(solution);
+        fs_err::write(index.join("Release"), release_index(plan.suite().as_str(), arch, &packages))?;
+        fs_err::write(index.join("Packages"), &packages)?;
+        for (path, text, mode) in [(HOOK, hook, 0o755), (CONF, INITRAMFS_CONF, 0o644)] {
+            let path = index.join("chroot").join(path);
+            fs_err::create_dir_all(path.parent().context("a file has a folder")?)?;
+            fs_err::write(&path, text)?;
+            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        }
+        let include: Vec<&str> =
+            solution.packages.iter().filter(|p| !p.essential).map(|p| p.name.as_str()).collect();
+        let date = source_date(plan, &self.repo, work.log)?;
+        let space = self
+            .space(tools, work)
+            .read_only(&self.cache.pool(), "/repository/pool")
+            .read_only(&index.join("Release"), "/repository/Release")
+            .read_only(&index.join("Packages"), "/repository/Packages")
+            .read_only(&index.join("chroot"), "/hooks/chroot");
+        Cmd::new("mmdebstrap")
+            .args(["--mode=root", "--variant=essential", "--format=tar"])
+            .arg(format!("--architectures={arch}"))
+            .arg(format!("--include={}", include.join(",")))
+            .args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=APT::Install-Recommends \"false\""])
+            .arg("--extract-hook=copy-in /hooks/chroot/etc /hooks/chroot/usr /")
+            .args([plan.suite().as_str(), "/work/base.tar", "deb [trusted=yes] copy:/repository ./"])
+            .env("SOURCE_DATE_EPOCH", date.to_string())
+            .within(&space)
+            .run(work.log)?;
+        fs_err::remove_dir_all(&index)?;
+        Ok(())
+    }
+}
+
+/// Only what the recipe names goes into the initramfs, and a name that the kernel does not know fails the build
+/// instead of a boot.
+fn initramfs_hook(plan: &Plan) -> String {
+    let names: Vec<&str> = plan.initramfs_modules().iter().map(recipe::ModuleName::as_str).collect();
+    format!(
+        "#!/bin/sh\n\
+         # The modules that the recipe names; see initramfs-tools(7).\n\
+         set -e\n\
+         [ \"$1\" != prereqs ] || exit 0\n\
+         . /usr/share/initramfs-tools/hook-functions\n\
+         for module in {}; do\n    \
+             modprobe --set-version \"$version\" --show-depends \"$module\" >/dev/null || {{\n        \
+                 echo \"cipolla: kernel $version has no module $module\" >&2\n        \
+                 exit 1\n    \
+             }}\n    \
+             manual_add_modules \"$module\"\n\
+         done\n",
+        names.join(" ")
+    )
+}
+
+/// See initramfs.conf(5). Compression is left to the release file, and a small initramfs unpacks faster plain.
+const INITRAMFS_CONF: &str = "MODULES=list\nBUSYBOX=auto\nCOMPRESS=zstd\nCOMPRESSLEVEL=3\nRESUME=none\n";
+
+fn packages_index(solution: &Solution) -> String {
+    let mut text = String::new();
+    for package in &solution.packages {
+        let _ = writeln!(text, "{}\nFilename: ./pool/{}.deb\n", package.stanza, package.sha256);
+    }
+    text
+}
+
+fn release_index(suite: &str, arch: &str, packages: &str) -> String {
+    format!(
+        "Suite: {suite}\nCodename: {suite}\nArchitectures: {arch}\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n\
+         SHA256:\n {} {} Packages\n",
+        sha256(packages.as_bytes()),
+        packages.len()
+    )
+}
+
+/// The kernel and its initramfs leave the tar for the boot partition.
+fn extract_boot_files(dir: &Utf8Path) -> Result<()> {
+    let base = dir.join("base.tar");
+    let tree = tree::index(&base)?;
+    for (prefix, name) in [("boot/vmlinuz-", "vmlinuz"), ("boot/initrd.img-", "initrd")] {
+        let found: Vec<_> = tree.iter().filter(|(path, _)| path.starts_with(prefix)).collect();
+        let [(_, node)] = found.as_slice() else {
+            bail!("the bootstrap made {} files named /{prefix}…, and one is needed", found.len());
+        };
+        let Kind::File { source, size } = &node.kind else { bail!("/{prefix}… is no file") };
+        let mut reader = tree::open(source, *size, &base)?;
+        std::io::copy(&mut reader, &mut fs_err::File::create(dir.join(name))?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offline_index_names_the_pool() {
+        let package = crate::solve::Package {
+            name: "tor".into(),
+            version: "1".into(),
+            arch: "amd64".into(),
+            essential: false,
+            path: "pool/main/t/tor/tor_1.deb".into(),
+            security: false,
+            size: 1,
+            sha256: "ab".repeat(32),
+            stanza: "Package: tor\nVersion: 1".into(),
+        };
+        let text = packages_index(&Solution { packages: vec![package] });
+        assert_eq!(text, format!("Package: tor\nVersion: 1\nFilename: ./pool/{}.deb\n\n", "ab".repeat(32)));
+        let release = release_index("trixie", "amd64", &text);
+        assert!(release.contains("Codename: trixie\n") && release.ends_with("Packages\n"), "{release}");
+    }
+}

@@ -1,0 +1,6 @@
+# What rspamd called spam is filed, not lost.
+require ["fileinto"];
+if header :is "X-Spam" "Yes" {
+  fileinto "Junk";
+  stop;
+}

@@ -1,0 +1,99 @@
+//! A booted appliance, as scenarios see it.
+
+use anyhow::{Context as _, anyhow};
+use qemu::{Deadline, Disk, Firmware, Keep, Machine, MachineSpec, Output, Probe, RunDir};
+
+use crate::Context;
+use crate::check::Evidence;
+
+/// What the appliance's disk shrinks to in nobody's hands: the smallest disk that owners are told to use.
+pub(crate) const DISK: u64 = 6 << 30;
+
+/// An emulated boot takes 45 s alone and several times that beside a busy neighbour; a boot that hangs is
+/// found by the console watch, not by this.
+const BOOT: u64 = 600;
+
+/// One script in the guest.
+const SCRIPT: u64 = 180;
+
+/// A machine with the unmodified image and a root shell.
+pub(crate) struct Appliance {
+    pub(crate) machine: Machine,
+}
+
+impl Appliance {
+    /// Starts the image on a fresh disk; does not wait for it.
+    pub(crate) fn spawn(
+        ctx: &Context,
+        probe: &Probe,
+        firmware: Firmware,
+        name: &str,
+    ) -> anyhow::Result<Self> {
+        let mut spec = MachineSpec::new(ctx.arch, firmware, probe.accel);
+        spec.disk = Some(Disk::overlay(&ctx.image, DISK));
+        spec.shell = true;
+        let run_dir = RunDir::create(&ctx.run_root.join(name))?;
+        let keep = if ctx.keep { Keep::Yes } else { Keep::No };
+        Ok(Self { machine: Machine::spawn(&spec, &ctx.programs, run_dir, keep)? })
+    }
+
+    /// Waits for the login prompt on the serial console and for the boot to be over.
+    pub(crate) fn wait_boot(&mut self) -> anyhow::Result<()> {
+        let deadline = Deadline::seconds(BOOT);
+        self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
+        // Ends when the last job has ended; its word (running, degraded) is for the checks to judge.
+        self.machine.run("systemctl is-system-running --wait", deadline)?;
+        Ok(())
+    }
+
+    /// Restarts in order and waits as [`Appliance::wait_boot`].
+    pub(crate) fn reboot(&mut self) -> anyhow::Result<()> {
+        self.machine.reboot(Deadline::seconds(SCRIPT))?;
+        self.wait_boot()
+    }
+
+    /// Runs a script as root, whatever its status.
+    pub(crate) fn run(&mut self, script: &str) -> anyhow::Result<Output> {
+        Ok(self.machine.run(script, Deadline::seconds(SCRIPT))?)
+    }
+
+    /// Runs a script that has to succeed and returns what it wrote.
+    pub(crate) fn read(&mut self, script: &str) -> anyhow::Result<String> {
+        let output = self.run(script)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(anyhow!("{}: {}", output.status, output.stderr.trim()))
+            .with_context(|| format!("running `{script}`"))
+    }
+
+    /// What explains a failure: the console's and the journal's last lines. The whole journal is kept beside
+    /// the console's log.
+    pub(crate) fn evidence(&mut self) -> Vec<Evidence> {
+        let run_dir = self.machine.run_dir().clone();
+        let console = self.machine.console().tail(20);
+        let mut all = vec![(format!("console: {}", run_dir.console_log().display()), console)];
+        let file = run_dir.file("journal.txt");
+        let script = "journalctl -b --no-pager --no-hostname -o short-monotonic";
+        let journal = self.machine.run(script, Deadline::seconds(60));
+        all.push(
+            match journal.map_err(anyhow::Error::from).and_then(|journal| {
+                fs_err::write(&file, &journal.stdout)?;
+                Ok(journal.stdout)
+            }) {
+                Ok(text) => {
+                    let mut lines: Vec<_> = text.lines().rev().take(20).map(str::to_owned).collect();
+                    lines.reverse();
+                    (format!("journal: {}", file.display()), lines)
+                }
+                // The console above is then all there is.
+                Err(error) => ("journal: not to be had".to_owned(), vec![first_line(&error.to_string())]),
+            },
+        );
+        all
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,84 @@
+//! The vocabulary of a scenario: checks in phases.
+
+use std::borrow::Cow;
+
+use qemu::Probe;
+
+use crate::Context;
+
+/// What a check found. The outer error: it could not be checked. The inner one: it was, and it is not so; the
+/// text says what is instead.
+pub(crate) type Verdict = anyhow::Result<Result<(), String>>;
+
+/// The verdict for something that is so.
+pub(crate) const PASS: Verdict = Ok(Ok(()));
+
+/// The verdict for something that is not so.
+pub(crate) fn fail(instead: impl Into<String>) -> Verdict {
+    Ok(Err(instead.into()))
+}
+
+/// The verdict of a list of findings, of which there should be none.
+pub(crate) fn none_of(findings: &[String]) -> Verdict {
+    match findings {
+        [] => PASS,
+        found => fail(found.join("\n")),
+    }
+}
+
+/// One named check.
+pub(crate) struct Check<S> {
+    pub(crate) name: Cow<'static, str>,
+    /// Rows of the requirements list that it shows.
+    pub(crate) requirements: &'static [&'static str],
+    /// Whether the rest of the scenario makes no sense without it.
+    pub(crate) gate: bool,
+    pub(crate) run: Box<dyn Fn(&mut S) -> Verdict>,
+}
+
+/// A check of a table.
+pub(crate) fn check<S>(
+    name: impl Into<Cow<'static, str>>,
+    requirements: &'static [&'static str],
+    run: impl Fn(&mut S) -> Verdict + 'static,
+) -> Check<S> {
+    Check { name: name.into(), requirements, gate: false, run: Box::new(run) }
+}
+
+/// A check that the rest of the scenario hangs on.
+pub(crate) fn gate<S>(
+    name: impl Into<Cow<'static, str>>,
+    requirements: &'static [&'static str],
+    run: impl Fn(&mut S) -> Verdict + 'static,
+) -> Check<S> {
+    Check { gate: true, ..check(name, requirements, run) }
+}
+
+/// Checks that share a situation, and how to get into it from the one before.
+pub(crate) struct Phase<S> {
+    pub(crate) enter: fn(&mut S) -> anyhow::Result<()>,
+    pub(crate) checks: Vec<Check<S>>,
+}
+
+/// A title and the lines of something that explains a failure.
+pub(crate) type Evidence = (String, Vec<String>);
+
+/// A scenario. Its state lives from `start` to the last check; dropping it ends what it started.
+pub(crate) trait Scenario {
+    type State;
+
+    fn name(&self) -> Cow<'static, str>;
+
+    /// A sentence for the person who watches.
+    fn about(&self) -> Cow<'static, str>;
+
+    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Self::State>;
+
+    fn phases(&self, ctx: &Context) -> Vec<Phase<Self::State>>;
+
+    /// Called once if any check failed, while the state is still there.
+    fn evidence(&self, state: &mut Self::State) -> Vec<Evidence>;
+
+    /// How to reach what stays up when the context says `keep`.
+    fn reach(&self, state: &Self::State) -> Option<String>;
+}

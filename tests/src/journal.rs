@@ -1,0 +1,140 @@
+//! Which lines of a journal are acceptable. The list is data; whatever is not on it fails the image.
+
+use serde::Deserialize;
+
+/// A warning that says nothing about the image.
+struct Accepted {
+    /// Who says it: the journal's identifier, a prefix.
+    by: &'static str,
+    /// What it says, a part.
+    text: &'static str,
+    /// Whether it may only come on the first boot.
+    first_boot: bool,
+    /// Why it is acceptable.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever reads the list"))]
+    reason: &'static str,
+}
+
+const fn always(by: &'static str, text: &'static str, reason: &'static str) -> Accepted {
+    Accepted { by, text, first_boot: false, reason }
+}
+
+const fn first(by: &'static str, text: &'static str, reason: &'static str) -> Accepted {
+    Accepted { by, text, first_boot: true, reason }
+}
+
+const EMULATED: &str = "the emulated processor or chipset, not the image";
+
+/// The list. Short on purpose: an entry needs a reason that holds for every owner, or names what QEMU lacks.
+const ACCEPTED: &[Accepted] = &[
+    always("kernel", "mtrr: your CPUs had inconsistent", EMULATED),
+    always("kernel", "tsc: Unable to calibrate against PIT", EMULATED),
+    always("kernel", "amd_pstate: the _CPC object is not present", EMULATED),
+    always("kernel", "clocksource: ", EMULATED),
+    always("kernel", "watchdog: BUG: soft lockup", "the emulating computer was too busy to run the guest"),
+    always("kernel", "Spectre V", EMULATED),
+    always("kernel", "CPU bug present and SMT on", EMULATED),
+    always(
+        "kernel",
+        "device-mapper: core: CONFIG_IMA_DISABLE_HTABLE is disabled",
+        "Debian's kernel configuration; IMA is not used",
+    ),
+    always(
+        "kernel",
+        "kauditd_printk_skb:",
+        "audit messages over the rate limit; AppArmor's are checked apart",
+    ),
+    first("kernel", "GPT:", "the image is smaller than the disk; the first boot moves the second table"),
+];
+
+/// A journal entry, as `journalctl -o json` writes it.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    #[serde(rename = "MESSAGE")]
+    message: Option<serde_json::Value>,
+    #[serde(rename = "SYSLOG_IDENTIFIER")]
+    identifier: Option<String>,
+    #[serde(rename = "_SYSTEMD_UNIT")]
+    unit: Option<String>,
+    #[serde(rename = "PRIORITY")]
+    priority: Option<String>,
+}
+
+impl Entry {
+    /// The text; the journal writes one that is not UTF-8 as a list of bytes.
+    fn text(&self) -> String {
+        match &self.message {
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(serde_json::Value::Array(bytes)) => {
+                let bytes = bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok());
+                String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// The command whose output [`unacceptable`] judges.
+pub(crate) const WARNINGS: &str = "journalctl -b -p warning -o json --no-pager";
+
+/// The entries that are not on the list, as lines.
+///
+/// # Errors
+/// When a line is no journal entry.
+pub(crate) fn unacceptable(journal: &str, first_boot: bool) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for line in journal.lines().filter(|line| !line.trim().is_empty()) {
+        let entry: Entry = serde_json::from_str(line)?;
+        let (by, text) = (entry.identifier.as_deref().unwrap_or("?"), entry.text());
+        let accepted = ACCEPTED
+            .iter()
+            .any(|one| by.starts_with(one.by) && text.contains(one.text) && (first_boot || !one.first_boot));
+        if !accepted {
+            let priority = entry.priority.as_deref().map_or("?", priority);
+            let unit = entry.unit.map_or(String::new(), |unit| format!(" ({unit})"));
+            found.push(format!("{priority}: {by}{unit}: {text}"));
+        }
+    }
+    Ok(found)
+}
+
+/// The syslog names of the priorities (RFC 5424).
+fn priority(number: &str) -> &str {
+    match number {
+        "0" => "emergency",
+        "1" => "alert",
+        "2" => "critical",
+        "3" => "error",
+        "4" => "warning",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GPT: &str = r#"{"PRIORITY":"4","SYSLOG_IDENTIFIER":"kernel","MESSAGE":"GPT:3282943 != 12582911"}"#;
+
+    #[test]
+    fn what_is_not_on_the_list_is_told() {
+        let journal = format!(
+            "{GPT}\n{}\n{}\n",
+            r#"{"PRIORITY":"3","SYSLOG_IDENTIFIER":"tor","_SYSTEMD_UNIT":"tor.service","MESSAGE":"no"}"#,
+            r#"{"PRIORITY":"4","SYSLOG_IDENTIFIER":"x","MESSAGE":[104,105]}"#,
+        );
+        let want = ["error: tor (tor.service): no", "warning: x: hi"];
+        assert_eq!(unacceptable(&journal, true).unwrap(), want);
+    }
+
+    #[test]
+    fn first_boot_entries_count_on_the_second() {
+        assert!(unacceptable(GPT, true).unwrap().is_empty());
+        assert_eq!(unacceptable(GPT, false).unwrap(), ["warning: kernel: GPT:3282943 != 12582911"]);
+    }
+
+    #[test]
+    fn every_entry_has_a_reason() {
+        assert!(ACCEPTED.iter().all(|one| one.reason.len() > 10 && one.text.len() > 3));
+    }
+}

@@ -1,0 +1,108 @@
+//! Scenarios: what a finished image must do, shown on the image itself.
+//!
+//! A scenario prepares something once (boots a machine, opens the file), walks a table of named checks and
+//! reports every failure; it never stops at the first. The names are those of the project's list of
+//! assertions, so a failing line says what broke. A check is either passed, failed, or could not be checked;
+//! the last counts as failed.
+//!
+//! | module | what runs there |
+//! |---|---|
+//! | [`file`] | the image file without booting it |
+//! | [`firmware`] | the unmodified image under each firmware: disk, identity, journal, a second boot |
+//! | [`grub_slots`] | the real GRUB against the table of slot decisions |
+//!
+//! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
+//! test needs inside comes in as a systemd credential. Scenarios run one after the other, since an emulated
+//! machine fills the computer.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use qemu::{Arch, Programs};
+
+mod appliance;
+mod check;
+mod file;
+mod firmware;
+mod golden;
+mod grub_slots;
+mod image;
+mod journal;
+mod report;
+mod runner;
+
+pub use report::{Outcome, Problem, Report};
+
+use runner::Runnable;
+
+/// What a run is about.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The raw image.
+    pub image: PathBuf,
+    /// The manifest that the builder wrote beside it. Without it the checks that need it fail.
+    pub image_manifest: Option<PathBuf>,
+    /// The image's architecture.
+    pub arch: Arch,
+    /// QEMU and the other lab programs.
+    pub programs: Programs,
+    /// Folder for one folder per scenario: logs, sockets, disk layers. Keep its path short (sockets).
+    pub run_root: PathBuf,
+    /// Folder for the `JUnit` report.
+    pub results: PathBuf,
+    /// Folder of the golden files.
+    pub golden: PathBuf,
+    /// Whether golden files are rewritten instead of compared; what moved is printed.
+    pub bless: bool,
+    /// Words that must not be in the image, by what they are: names and folders of the computer that built it.
+    pub forbidden: BTreeMap<String, String>,
+    /// Leave machines up and say how to reach them.
+    pub keep: bool,
+    /// Run only checks whose `scenario::check` contains this text.
+    pub filter: Option<String>,
+    /// Colours, for a terminal.
+    pub colour: bool,
+}
+
+impl Context {
+    fn selects(&self, scenario: &str, check: &str) -> bool {
+        self.filter.as_ref().is_none_or(|text| format!("{scenario}::{check}").contains(text.as_str()))
+    }
+}
+
+/// Every scenario for the context's architecture, in the order of the run: cheap ones first.
+fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
+    let mut all: Vec<Box<dyn Runnable>> = vec![Box::new(file::File)];
+    if ctx.arch == Arch::Amd64 {
+        all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Bios)));
+    }
+    all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
+    all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
+    all
+}
+
+/// The names of all checks, as `scenario::check`.
+#[must_use]
+pub fn names(ctx: &Context) -> Vec<String> {
+    let all = scenarios(ctx);
+    all.iter()
+        .flat_map(|one| one.checks(ctx).into_iter().map(|check| format!("{}::{check}", one.name())))
+        .collect()
+}
+
+/// Runs the selected checks, tells `out` about them as they come, ends with a table and the line
+/// `N passed, N failed`, and writes `scenarios.xml` (`JUnit`) into the results folder.
+///
+/// # Errors
+/// When `out` or the `JUnit` report cannot be written. Failed checks are no error here: see [`Report::failed`].
+pub fn run(ctx: &Context, out: &mut dyn Write) -> std::io::Result<Report> {
+    let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root);
+    let mut report = Report::default();
+    for scenario in scenarios(ctx) {
+        scenario.run(ctx, &probe, &mut report, out)?;
+    }
+    report.write_summary(ctx.colour, out)?;
+    report.write_junit(&ctx.results.join("scenarios.xml"))?;
+    Ok(report)
+}

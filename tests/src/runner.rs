@@ -1,0 +1,268 @@
+//! Walks a scenario: one line per check as it is known, every failure reported, evidence at the end.
+
+use std::borrow::Cow;
+use std::io::{Result, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use qemu::Probe;
+
+use crate::check::{Check, Scenario, Verdict};
+use crate::report::{self, paint};
+use crate::{Context, Outcome, Problem, Report};
+
+/// A scenario whose state nobody needs to know.
+pub(crate) trait Runnable {
+    fn name(&self) -> Cow<'static, str>;
+
+    fn checks(&self, ctx: &Context) -> Vec<String>;
+
+    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut dyn Write) -> Result<()>;
+}
+
+impl<T: Scenario> Runnable for T {
+    fn name(&self) -> Cow<'static, str> {
+        Scenario::name(self)
+    }
+
+    fn checks(&self, ctx: &Context) -> Vec<String> {
+        self.phases(ctx)
+            .iter()
+            .flat_map(|phase| phase.checks.iter().map(|check| check.name.to_string()))
+            .collect()
+    }
+
+    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut dyn Write) -> Result<()> {
+        walk(self, ctx, probe, report, out)
+    }
+}
+
+fn walk<T: Scenario>(
+    scenario: &T,
+    ctx: &Context,
+    probe: &Probe,
+    report: &mut Report,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let name = scenario.name();
+    let phases = scenario.phases(ctx);
+    let selected = |check: &Check<T::State>| ctx.selects(&name, &check.name);
+    let Some(last) = phases.iter().rposition(|phase| phase.checks.iter().any(selected)) else {
+        return Ok(());
+    };
+    writeln!(out, "{}: {}", paint(ctx.colour, "1", &name), scenario.about())?;
+    let before = report.outcomes.len();
+    let mut sink = Sink { scenario: &name, colour: ctx.colour, report, out };
+
+    let start = Instant::now();
+    let (mut state, mut lost) = match guarded(|| scenario.start(ctx, probe)) {
+        Ok(state) => (Some(state), None),
+        Err(error) => (None, Some(format!("starting the scenario: {error:#}"))),
+    };
+    let mut took = start.elapsed();
+    for phase in &phases[..=last] {
+        if let (Some(state), None) = (&mut state, &lost) {
+            let start = Instant::now();
+            lost = guarded(|| (phase.enter)(state)).err().map(|error| format!("{error:#}"));
+            took += start.elapsed();
+        }
+        for check in phase.checks.iter().filter(|check| check.gate || selected(check)) {
+            let start = Instant::now();
+            let problem = match (&mut state, &lost) {
+                (Some(state), None) => problem(guarded(|| (check.run)(state))),
+                (_, Some(why)) => Some(Problem::NotChecked(why.clone())),
+                (None, None) => None,
+            };
+            if let Some(why) = &problem
+                && check.gate
+                && lost.is_none()
+            {
+                lost = Some(format!("not reached: {} {}", check.name, first_line(why.text())));
+            }
+            // Getting there is part of what the first check after it took.
+            sink.take(check, problem, start.elapsed() + std::mem::take(&mut took))?;
+            // Told in full once.
+            lost = lost.map(|why| first_line(&why).to_owned());
+        }
+    }
+    let failed = sink.report.outcomes[before..].iter().any(|outcome| outcome.problem.is_some());
+    if let Some(state) = &mut state {
+        if failed {
+            for (title, lines) in scenario.evidence(state) {
+                writeln!(out, "  {title}")?;
+                for line in lines {
+                    writeln!(out, "    | {line}")?;
+                }
+            }
+        }
+        if ctx.keep
+            && let Some(how) = scenario.reach(state)
+        {
+            writeln!(out, "{how}")?;
+        }
+    }
+    if failed {
+        writeln!(out, "  again, leaving it up: cargo xtask test {name} --keep")?;
+    }
+    writeln!(out)
+}
+
+/// Where outcomes go.
+struct Sink<'a> {
+    scenario: &'a str,
+    colour: bool,
+    report: &'a mut Report,
+    out: &'a mut dyn Write,
+}
+
+impl Sink<'_> {
+    fn take<S>(&mut self, check: &Check<S>, problem: Option<Problem>, time: Duration) -> Result<()> {
+        let outcome = Outcome {
+            scenario: self.scenario.to_owned(),
+            check: check.name.to_string(),
+            requirements: check.requirements,
+            time,
+            problem,
+        };
+        writeln!(self.out, "{}", report::line(&outcome, self.colour))?;
+        self.out.flush()?;
+        self.report.outcomes.push(outcome);
+        Ok(())
+    }
+}
+
+fn problem(verdict: Verdict) -> Option<Problem> {
+    match verdict {
+        Ok(Ok(())) => None,
+        Ok(Err(instead)) => Some(Problem::Failed(instead)),
+        Err(error) => Some(Problem::NotChecked(format!("{error:#}"))),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// A panic in a check is a check that could not be done; the others still can.
+fn guarded<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(anyhow::anyhow!("the check panicked: {words}"))
+    })
+}
+
+/// A context for tests that touch no image.
+#[cfg(test)]
+pub(crate) fn context() -> Context {
+    Context {
+        image: "image".into(),
+        image_manifest: None,
+        arch: qemu::Arch::Amd64,
+        programs: qemu::Programs::debian(qemu::Arch::Amd64, Vec::new()),
+        run_root: "run".into(),
+        results: "results".into(),
+        golden: "golden".into(),
+        bless: false,
+        forbidden: std::collections::BTreeMap::new(),
+        keep: false,
+        filter: None,
+        colour: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+    use crate::check::{Evidence, PASS, Phase, check, fail, gate};
+
+    struct Toy {
+        boots: bool,
+    }
+
+    impl Scenario for Toy {
+        type State = Vec<&'static str>;
+
+        fn name(&self) -> Cow<'static, str> {
+            "toy".into()
+        }
+
+        fn about(&self) -> Cow<'static, str> {
+            "a scenario without a machine".into()
+        }
+
+        fn start(&self, _: &Context, _: &Probe) -> anyhow::Result<Self::State> {
+            Ok(vec!["start"])
+        }
+
+        fn phases(&self, _: &Context) -> Vec<Phase<Self::State>> {
+            let boots = self.boots;
+            let first = vec![
+                gate("boots", &[], move |_| if boots { PASS } else { fail("no prompt\nand a tail") }),
+                check("fails", &[], |_| fail("it is not so")),
+                check("panics", &[], |_| panic!("oh")),
+                check("errs", &[], |_| bail!("no shell")),
+            ];
+            let second = vec![check("remembers", &[], |state: &mut Self::State| {
+                assert_eq!(*state, ["start", "reboot"]);
+                PASS
+            })];
+            let reboot = |state: &mut Self::State| {
+                state.push("reboot");
+                Ok(())
+            };
+            vec![Phase { enter: |_| Ok(()), checks: first }, Phase { enter: reboot, checks: second }]
+        }
+
+        fn evidence(&self, _: &mut Self::State) -> Vec<Evidence> {
+            vec![("console".into(), vec!["the tail".into()])]
+        }
+
+        fn reach(&self, _: &Self::State) -> Option<String> {
+            None
+        }
+    }
+
+    fn run(boots: bool, filter: Option<&str>) -> (Vec<(String, bool)>, String) {
+        let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
+        let mut ctx = context();
+        ctx.filter = filter.map(str::to_owned);
+        let (mut report, mut out) = (Report::default(), Vec::new());
+        Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut out).unwrap();
+        let outcomes = report.outcomes.into_iter().map(|one| (one.check, one.problem.is_none())).collect();
+        (outcomes, String::from_utf8(out).unwrap())
+    }
+
+    fn owned(outcomes: &[(&str, bool)]) -> Vec<(String, bool)> {
+        outcomes.iter().map(|(name, passed)| ((*name).to_owned(), *passed)).collect()
+    }
+
+    #[test]
+    fn every_failure_is_reported_and_the_rest_still_runs() {
+        let (outcomes, out) = run(true, None);
+        let want =
+            [("boots", true), ("fails", false), ("panics", false), ("errs", false), ("remembers", true)];
+        assert_eq!(outcomes, owned(&want));
+        assert!(out.contains("    | the tail"), "{out}");
+        assert!(out.contains("the check panicked: oh"), "{out}");
+        assert!(out.contains("again, leaving it up: cargo xtask test toy --keep"), "{out}");
+    }
+
+    #[test]
+    fn behind_a_closed_gate_nothing_passes() {
+        let (outcomes, out) = run(false, None);
+        assert_eq!(outcomes.len(), 5);
+        assert!(outcomes.iter().all(|(_, passed)| !passed));
+        assert_eq!(out.matches("and a tail").count(), 1, "{out}");
+        assert!(out.contains("not reached: boots no prompt"), "{out}");
+    }
+
+    #[test]
+    fn a_filter_brings_the_gates_with_it() {
+        assert_eq!(run(true, Some("remembers")).0, owned(&[("boots", true), ("remembers", true)]));
+        assert_eq!(run(true, Some("toy::fails")).0, owned(&[("boots", true), ("fails", false)]));
+        assert!(run(true, Some("other")).1.is_empty());
+    }
+}

@@ -1,0 +1,263 @@
+//! What each verb does: load the plan, call the builder or the harness, print.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use build::exec::Log;
+use build::space::Space;
+use build::store::Cache;
+use build::{Builder, Image, Options, doctor};
+use camino::{Utf8Path, Utf8PathBuf};
+use recipe::{Arch, Plan};
+
+use crate::cli::{Cli, Common, Firmware, Out, Packages, Verb};
+use crate::{bench, show};
+
+const BAD_INPUT: u8 = 2;
+/// What a machine of `run` and of the tests sees: enough for data to grow visibly and for root-b.
+const RUN_DISK: u64 = 8 << 30;
+
+pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
+    match cli.verb {
+        Verb::Doctor { common, fix, checks } => doctor(&common, fix, checks),
+        Verb::Plan { common, out } => plan(&common, &out),
+        Verb::Build { common, out, packages } => build(&common, &out, &packages),
+        Verb::Run { common, out, headless, firmware } => run(&common, &out, headless, firmware),
+        Verb::Test { common, out, packages, filter, keep } => test(&common, &out, &packages, filter, keep),
+        Verb::Bench { common, runs } => bench::bench(&Site::find(&common)?, &common, runs),
+    }
+}
+
+/// Where things are: the checkout, the cache, this program.
+pub(crate) struct Site {
+    pub(crate) repo: Utf8PathBuf,
+    pub(crate) cache: Cache,
+    pub(crate) program: Utf8PathBuf,
+    pub(crate) arch: Arch,
+}
+
+impl Site {
+    pub(crate) fn find(common: &Common) -> Result<Self> {
+        let program = Utf8PathBuf::try_from(std::env::current_exe()?).context("the name of this program")?;
+        let Some(arch) = common.arch.or(Arch::host()) else {
+            bail!("this machine is neither amd64 nor arm64; say which image you want with --arch");
+        };
+        let repo = match std::env::var("CARGO_MANIFEST_DIR") {
+            Ok(dir) => Utf8PathBuf::from(dir).join(".."),
+            Err(_) => Utf8PathBuf::try_from(std::env::current_dir()?)?,
+        };
+        let repo = Utf8PathBuf::try_from(fs_err::canonicalize(repo)?)?;
+        Ok(Site { repo, cache: Cache::open()?, program, arch })
+    }
+
+    pub(crate) fn plan(&self, common: &Common) -> Result<Plan> {
+        Ok(recipe::plan(&common.recipe, &self.repo.join("overlay"), self.arch)?)
+    }
+
+    fn builder<'a>(&self, options: Options, stages: &'a show::Stages) -> Builder<'a> {
+        Builder::new(self.cache.clone(), self.program.clone(), self.repo.clone(), options, stages)
+    }
+}
+
+fn doctor(common: &Common, fix: bool, checks: bool) -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    let findings = doctor::examine(&cache, checks)?;
+    if common.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+        return Ok(ExitCode::from(u8::from(!findings.is_empty())));
+    }
+    if findings.is_empty() {
+        eprintln!("{} this machine has all that is needed", show::good("✓"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for finding in &findings {
+        eprintln!("{} {}", show::bad("✗"), finding.problem);
+        match finding.fix.is_empty() {
+            true => eprintln!("    {}", finding.advice),
+            false => eprintln!("    {}", finding.line()),
+        }
+    }
+    if !fix {
+        eprintln!("\n`cargo xtask doctor --fix` runs these commands");
+        return Ok(ExitCode::from(1));
+    }
+    let log = Log::create(&cache.log("doctor", "fix"), common.verbose)?;
+    doctor::fix(&findings, &cache, checks, &log, &|line| eprintln!("→ {line}"))?;
+    eprintln!("{} mended", show::good("✓"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan(common: &Common, out: &Out) -> Result<ExitCode> {
+    let site = Site::find(common)?;
+    let plan = site.plan(common)?;
+    let stages = show::Stages::new();
+    let verdicts = site.builder(Options::default(), &stages).dry_run(&plan, &absolute(&out.out)?)?;
+    if common.json {
+        println!("{}", serde_json::to_string_pretty(&verdicts)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    print!("{}", show::verdicts(&verdicts));
+    let disk = plan.disk();
+    let size = disk.boot().bytes() + disk.root().bytes() + disk.data().bytes() + (3 << 20);
+    println!("\n{}.img will be {}", plan.file_stem(), show::mib(size));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build(common: &Common, out: &Out, packages: &Packages) -> Result<ExitCode> {
+    let site = Site::find(common)?;
+    let image = make(&site, common, out, packages)?;
+    if common.json {
+        let report = serde_json::json!({ "image": image, "peak_memory": peak_memory() });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", show::image(&image));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make(site: &Site, common: &Common, out: &Out, packages: &Packages) -> Result<Image> {
+    let plan = site.plan(common)?;
+    let options =
+        Options { mirror: packages.mirror.clone(), refresh: packages.refresh, verbose: common.verbose };
+    let stages = show::Stages::new();
+    site.builder(options, &stages).build(&plan, &absolute(&out.out)?)
+}
+
+/// The most memory this process ever held, in bytes (`VmHWM`, proc(5)).
+pub(crate) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+fn absolute(path: &Utf8Path) -> Result<Utf8PathBuf> {
+    Ok(Utf8PathBuf::try_from(std::path::absolute(path)?)?)
+}
+
+/// The lab's programs, entered through a space that shows the images and the run folder under their own names.
+fn programs(site: &Site, common: &Common, plan: &Plan, folders: &[&Utf8Path]) -> Result<qemu::Programs> {
+    let stages = show::Stages::new();
+    let options = Options { verbose: common.verbose, ..Options::default() };
+    let tree = site.builder(options, &stages).lab(plan)?;
+    let mut space = Space::new(&site.program, &tree).device("kvm");
+    for folder in folders {
+        fs_err::create_dir_all(folder)?;
+        space = space.writable(folder, folder.as_str());
+    }
+    let wrapper = space.wrap(&[], &BTreeMap::new());
+    Ok(qemu::Programs::debian(arch(site.arch), wrapper))
+}
+
+fn arch(arch: Arch) -> qemu::Arch {
+    match arch {
+        Arch::Amd64 => qemu::Arch::Amd64,
+        Arch::Arm64 => qemu::Arch::Arm64,
+    }
+}
+
+fn run(common: &Common, out: &Out, headless: bool, firmware: Firmware) -> Result<ExitCode> {
+    let site = Site::find(common)?;
+    let plan = site.plan(common)?;
+    let out = absolute(&out.out)?;
+    let image = out.join(format!("{}.img", plan.file_stem()));
+    if !image.exists() {
+        eprintln!("there is no {image} yet; build it with `cargo xtask build` or `make run`");
+        return Ok(ExitCode::from(BAD_INPUT));
+    }
+    let run_root = run_root(&site)?;
+    let programs = programs(&site, common, &plan, &[&out, &run_root])?;
+    build::exec::exit_on_signals()?;
+    let probe = qemu::probe(&programs, arch(site.arch), run_root.as_std_path());
+    eprintln!("{}", probe.why);
+    let firmware = match firmware {
+        Firmware::Bios => qemu::Firmware::Bios,
+        Firmware::Uefi => qemu::Firmware::Uefi,
+        Firmware::SecureBoot => qemu::Firmware::UefiSecureBoot,
+    };
+    let mut spec = qemu::MachineSpec::new(arch(site.arch), firmware, probe.accel);
+    spec.disk = Some(qemu::Disk::overlay(&image, RUN_DISK));
+    let run_dir = qemu::RunDir::create(run_root.join("run").as_std_path())?;
+    let attach = if headless { qemu::Attach::Headless } else { qemu::Attach::Terminal };
+    let status = qemu::interactive(&spec, &programs, run_dir, attach)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Sockets have short names, and a checkout may lie deep.
+fn run_root(site: &Site) -> Result<Utf8PathBuf> {
+    let path = site.cache.root().join("run");
+    fs_err::create_dir_all(&path)?;
+    Ok(path)
+}
+
+fn test(
+    common: &Common,
+    out: &Out,
+    packages: &Packages,
+    filter: Option<String>,
+    keep: bool,
+) -> Result<ExitCode> {
+    let site = Site::find(common)?;
+    let all = filter.is_none();
+    if all || filter.as_deref() == Some("unit") {
+        eprintln!("unit and golden tests");
+        let ok = cargo_test(&site)?;
+        if !ok || !all {
+            return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(1) });
+        }
+    }
+    let image = make(&site, common, out, packages)?;
+    let plan = site.plan(common)?;
+    let (folder, run_root) = (absolute(&out.out)?, run_root(&site)?);
+    let results = site.repo.join("target/test-results");
+    let programs = programs(&site, common, &plan, &[&folder, &run_root])?;
+    build::exec::exit_on_signals()?;
+    let context = scenarios::Context {
+        image: image.path.into(),
+        image_manifest: Some(image.manifest.into()),
+        arch: arch(site.arch),
+        programs,
+        run_root: run_root.into(),
+        results: results.into(),
+        golden: site.repo.join("tests/golden").into(),
+        bless: std::env::var_os("CIPOLLA_BLESS").is_some(),
+        forbidden: forbidden(&site),
+        keep,
+        filter,
+        colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
+    let mut stdout = std::io::stdout();
+    let report = scenarios::run(&context, &mut stdout)?;
+    stdout.flush()?;
+    if report.outcomes.is_empty() {
+        eprintln!("no test is named like that; the names are:");
+        for name in scenarios::names(&scenarios::Context { filter: None, ..context }) {
+            eprintln!("  {name}");
+        }
+        return Ok(ExitCode::from(BAD_INPUT));
+    }
+    Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// `cargo test` over the workspace; its output goes to the person.
+fn cargo_test(site: &Site) -> Result<bool> {
+    let shell = xshell::Shell::new()?;
+    shell.change_dir(&site.repo);
+    Ok(xshell::cmd!(shell, "cargo test --workspace --quiet").quiet().run().is_ok())
+}
+
+/// Words of this machine that must not be in an image.
+fn forbidden(site: &Site) -> BTreeMap<String, String> {
+    let mut words = BTreeMap::from([
+        ("the checkout's folder".to_owned(), site.repo.to_string()),
+        ("the cache's folder".to_owned(), site.cache.root().to_string()),
+    ]);
+    if let Ok(name) = fs_err::read_to_string("/proc/sys/kernel/hostname") {
+        // A name as short as `vm` is part of innocent words.
+        if name.trim().len() >= 6 {
+            words.insert("the host's name".into(), name.trim().into());
+        }
+    }
+    words
+}
