@@ -39,7 +39,7 @@ pub(crate) fn prepare(disk: &Disk, programs: &Programs, run: &RunDir) -> Result<
 pub fn copy_sparse(from: &Path, to: &Path, bytes: u64, length: u64) -> Result<()> {
     let mut source = File::open(from).map_err(Error::io("opening", from))?.take(bytes);
     let mut target = File::create(to).map_err(Error::io("creating", to))?;
-    let mut block = vec![0; 1 << 16];
+    let (mut block, zeros) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let mut done = 0;
     while done < bytes {
         let count = source.read(&mut block).map_err(Error::io("reading", from))?;
@@ -48,7 +48,7 @@ pub fn copy_sparse(from: &Path, to: &Path, bytes: u64, length: u64) -> Result<()
             return Err(Error::Io { doing: "reading", path: from.to_owned(), source: short });
         }
         let data = &block[..count];
-        if data.iter().any(|byte| *byte != 0) {
+        if *data != zeros[..count] {
             target.seek(SeekFrom::Start(done)).map_err(Error::io("writing", to))?;
             target.write_all(data).map_err(Error::io("writing", to))?;
         }

@@ -134,7 +134,7 @@ pub(crate) struct Packages {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Firmware {
-    /// SeaBIOS.
+    /// `SeaBIOS`.
     Bios,
     /// OVMF.
     Uefi,

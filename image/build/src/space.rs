@@ -6,7 +6,7 @@
 //! dies, `--kill-child` ends process 1 of the pid namespace, and with it everything inside: mounts, processes and
 //! the scratch `/tmp` vanish together. Nothing is ever mounted on the host.
 //!
-//! Layout seen by the tool: a fresh tmpfs as `/`, the tree's own top-level folders bound read-only into it, private
+//! Layout seen by the tool: a fresh tmpfs as `/`, the tree's `/usr` and `/etc` bound read-only into it, private
 //! `/proc`, `/dev` and `/tmp`, the binds that the stage asked for, and no network device unless asked for.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 /// The hidden first argument with which this program enters a space.
 pub const ENTER: &str = "__enter";
+
+/// What comes from the tree; all else is fresh, so that a bind may go anywhere outside of these.
+const TREE_FOLDERS: [&str; 2] = ["usr", "etc"];
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
@@ -162,7 +165,7 @@ fn lay_out(space: &Space) -> Result<()> {
         let kind = entry.file_type()?;
         if kind.is_symlink() {
             symlink(fs_err::read_link(entry.path())?, root.join(name.as_ref()))?;
-        } else if kind.is_dir() && !["tmp", "proc", "sys", "dev", "run", "work"].contains(&name.as_ref()) {
+        } else if TREE_FOLDERS.contains(&name.as_ref()) {
             bind(&space.tree.join(name.as_ref()), &root.join(name.as_ref()), false)?;
         }
     }
@@ -174,8 +177,9 @@ fn lay_out(space: &Space) -> Result<()> {
             fs_err::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
         }
     }
-    let run = root.join("run");
-    fs_err::create_dir_all(&run)?;
+    for folder in ["run", "root", "var/lib", "var/tmp", "var/cache"] {
+        fs_err::create_dir_all(root.join(folder))?;
+    }
     devices(&root.join("dev"), &space.devices)?;
     for item in &space.binds {
         let target = root.join(item.target.as_str().trim_start_matches('/'));

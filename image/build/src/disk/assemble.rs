@@ -74,7 +74,9 @@ pub fn assemble(layout: &Layout, parts: &Parts<'_>, folder: &Utf8Path) -> Result
 }
 
 fn partition(layout: &Layout, role: Role) -> Result<&Partition> {
-    layout.partition(role).with_context(|| format!("placing partition {}: it is not in the layout", role.name()))
+    layout
+        .partition(role)
+        .with_context(|| format!("placing partition {}: it is not in the layout", role.name()))
 }
 
 fn fits(place: &Partition, len: u64, what: &str) -> Result<()> {

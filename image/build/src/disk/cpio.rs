@@ -164,7 +164,8 @@ mod tests {
             let number = |i: usize| {
                 u32::from_str_radix(std::str::from_utf8(&bytes[6 + i * 8..14 + i * 8]).unwrap(), 16).unwrap()
             };
-            let (inode, mode, size, name_size) = (number(0), number(1), number(6) as usize, number(11) as usize);
+            let (inode, mode, size, name_size) =
+                (number(0), number(1), number(6) as usize, number(11) as usize);
             let name = String::from_utf8(bytes[110..110 + name_size - 1].to_vec()).unwrap();
             assert_eq!(bytes[110 + name_size - 1], 0);
             let data = (110 + name_size).next_multiple_of(4);
@@ -183,17 +184,22 @@ mod tests {
     fn sample() -> Archive {
         let mut archive = Archive::new();
         archive
-            .file("scripts/cipolla", 0o644, "mountroot() { :; }\n").unwrap()
-            .file("bin/x", 0o755, [1, 2, 3]).unwrap()
-            .link("bin/y", "x").unwrap()
-            .folder("run", 0o700).unwrap();
+            .file("scripts/cipolla", 0o644, "mountroot() { :; }\n")
+            .unwrap()
+            .file("bin/x", 0o755, [1, 2, 3])
+            .unwrap()
+            .link("bin/y", "x")
+            .unwrap()
+            .folder("run", 0o700)
+            .unwrap();
         archive
     }
 
     #[test]
     fn entries_are_sorted_numbered_and_complete() {
         let rows = list(&sample().render(1_700_000_000));
-        let short: Vec<_> = rows.iter().map(|(name, mode, inode, data)| (name.as_str(), *mode, *inode, data.len())).collect();
+        let short: Vec<_> =
+            rows.iter().map(|(name, mode, inode, data)| (name.as_str(), *mode, *inode, data.len())).collect();
         assert_eq!(
             short,
             [
@@ -213,10 +219,37 @@ mod tests {
         let mut archive = Archive::new();
         archive.file("ab", 0o600, "hello").unwrap();
         let expected = concat!(
-            "070701", "00000001", "00008180", "00000000", "00000000", "00000001", "0000002A", "00000005",
-            "00000000", "00000000", "00000000", "00000000", "00000003", "00000000", "ab\0\0\0\0", "hello\0\0\0",
-            "070701", "00000000", "00000000", "00000000", "00000000", "00000001", "00000000", "00000000",
-            "00000000", "00000000", "00000000", "00000000", "0000000B", "00000000", "TRAILER!!!\0\0\0\0",
+            "070701",
+            "00000001",
+            "00008180",
+            "00000000",
+            "00000000",
+            "00000001",
+            "0000002A",
+            "00000005",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000003",
+            "00000000",
+            "ab\0\0\0\0",
+            "hello\0\0\0",
+            "070701",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000001",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "0000000B",
+            "00000000",
+            "TRAILER!!!\0\0\0\0",
         );
         let bytes = archive.render(42);
         assert_eq!(String::from_utf8_lossy(&bytes).trim_end_matches('\0'), expected.trim_end_matches('\0'));

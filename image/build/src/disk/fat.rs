@@ -131,7 +131,8 @@ pub fn write(image: &File, options: Options, tree: &Tree) -> Result<()> {
             Source::Bytes(bytes) => bytes.len() as u64,
             Source::File(path) => fs_err::metadata(path).with_context(|| adding(name))?.len(),
         };
-        let size = u32::try_from(size).with_context(|| format!("{}: FAT files end at 4 GiB", adding(name)))?;
+        let size =
+            u32::try_from(size).with_context(|| format!("{}: FAT files end at 4 GiB", adding(name)))?;
         sizes.insert(name, size);
     }
     let plan = Plan::new(options, &sizes)?;

@@ -16,8 +16,8 @@ use super::layout::{Layout, SECTOR};
 /// The disk cannot be read or written, or has another length than the layout.
 pub fn write(disk: &mut (impl Read + Write + Seek), layout: &Layout) -> Result<()> {
     check_length(disk, layout)?;
-    let mut table = GPT::new_from(disk, SECTOR, layout.disk.to_gpt_bytes())
-        .context("preparing the partition table")?;
+    let mut table =
+        GPT::new_from(disk, SECTOR, layout.disk.to_gpt_bytes()).context("preparing the partition table")?;
     for partition in layout.partitions() {
         table[partition.role.number()] = entry(partition);
     }

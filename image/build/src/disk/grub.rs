@@ -205,7 +205,10 @@ impl Cmdline {
 
     /// `slot.cfg`: one assignment that [`GRUB_CFG`] sources.
     pub fn slot_config(&self) -> String {
-        format!("# Kernel command line of this slot; read by /grub/grub.cfg.\nset cipolla_cmdline='{}'\n", self.0)
+        format!(
+            "# Kernel command line of this slot; read by /grub/grub.cfg.\nset cipolla_cmdline='{}'\n",
+            self.0
+        )
     }
 
     /// `cmdline.txt`: the line and a newline; the Pi's firmware reads the first line only.
@@ -260,11 +263,33 @@ mod tests {
         // Commands of the modules that are built into both Debian's signed GRUB 2.12 and our BIOS image, and the
         // script language's own words. `fwsetup` is UEFI's and guarded by a test of the platform.
         let known = [
-            "if", "elif", "then", "else", "fi", "function", "set", "[", "true", "echo", "source", "load_env",
-            "save_env", "serial", "terminal_input", "terminal_output", "linux", "initrd", "menuentry", "start_slot",
-            "fwsetup", "reboot", "halt", "}",
+            "if",
+            "elif",
+            "then",
+            "else",
+            "fi",
+            "function",
+            "set",
+            "[",
+            "true",
+            "echo",
+            "source",
+            "load_env",
+            "save_env",
+            "serial",
+            "terminal_input",
+            "terminal_output",
+            "linux",
+            "initrd",
+            "menuentry",
+            "start_slot",
+            "fwsetup",
+            "reboot",
+            "halt",
+            "}",
         ];
-        for line in GRUB_CFG.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in GRUB_CFG.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             // Every word in command position: at the start, behind `;`, `{`, `then`, `else`, `if` or `elif`.
             let mut command = true;
             for word in line.split_whitespace() {

@@ -241,7 +241,8 @@ impl Layout {
                 Role::Data => sizes.data,
             };
             if bytes == 0 || !bytes.is_multiple_of(ALIGNMENT) {
-                let rounded = bytes.max(1).checked_next_multiple_of(ALIGNMENT).ok_or(LayoutError::TooLarge)?;
+                let rounded =
+                    bytes.max(1).checked_next_multiple_of(ALIGNMENT).ok_or(LayoutError::TooLarge)?;
                 return Err(LayoutError::Unaligned { name: role.name(), bytes, rounded });
             }
             let start = end;

@@ -140,7 +140,8 @@ pub fn cases() -> Vec<Case> {
         Some(bytes)
     };
     let clear = |slot| Some(GrubEnv { slot, trial: None });
-    let used = |slot, tried| Some(GrubEnv { slot, trial: Some(Trial { slot: tried, state: TrialState::Used }) });
+    let used =
+        |slot, tried| Some(GrubEnv { slot, trial: Some(Trial { slot: tried, state: TrialState::Used }) });
     let shipped = bytes("slot=a\ntrial=\ntrial_state=\n");
     let pending_b = "slot=a\ntrial=b\ntrial_state=pending\n";
     let mut oversized = shipped.clone().unwrap_or_default();
@@ -149,7 +150,8 @@ pub fn cases() -> Vec<Case> {
     let strange_end = format!("# GRUB Environment Block\n{pending_b}   ").into_bytes();
     let short = format!("# GRUB Environment Block\n{pending_b}").into_bytes();
     let row = |name, grubenv, (a, b), line, after| Case { name, grubenv, a, b, writable: true, line, after };
-    let sealed = |name, grubenv, (a, b), line| Case { writable: false, ..row(name, grubenv, (a, b), line, None) };
+    let sealed =
+        |name, grubenv, (a, b), line| Case { writable: false, ..row(name, grubenv, (a, b), line, None) };
     let (both, only_a, only_b, neither) = ((true, true), (true, false), (false, true), (false, false));
 
     const A: &str = "cipolla: slot a";
@@ -167,13 +169,37 @@ pub fn cases() -> Vec<Case> {
         row("as shipped", shipped.clone(), only_a, A, None),
         row("b confirmed", bytes("slot=b\ntrial=\ntrial_state=\n"), both, B, None),
         row("b to be tried", bytes(pending_b), both, TRY_B, used(Slot::A, Slot::B)),
-        row("a to be tried", bytes("slot=b\ntrial=a\ntrial_state=pending\n"), both, TRY_A, used(Slot::B, Slot::A)),
+        row(
+            "a to be tried",
+            bytes("slot=b\ntrial=a\ntrial_state=pending\n"),
+            both,
+            TRY_A,
+            used(Slot::B, Slot::A),
+        ),
         row("b to be tried, a gone", bytes(pending_b), only_b, TRY_B, used(Slot::A, Slot::B)),
         row("b to be tried, but gone", bytes(pending_b), only_a, A_FOR_B, clear(Slot::A)),
-        row("b tried, not confirmed", bytes("slot=a\ntrial=b\ntrial_state=used\n"), both, FAILED_A, clear(Slot::A)),
-        row("a tried, not confirmed", bytes("slot=b\ntrial=a\ntrial_state=used\n"), both, FAILED_B, clear(Slot::B)),
+        row(
+            "b tried, not confirmed",
+            bytes("slot=a\ntrial=b\ntrial_state=used\n"),
+            both,
+            FAILED_A,
+            clear(Slot::A),
+        ),
+        row(
+            "a tried, not confirmed",
+            bytes("slot=b\ntrial=a\ntrial_state=used\n"),
+            both,
+            FAILED_B,
+            clear(Slot::B),
+        ),
         row("b tried, a gone", bytes("slot=a\ntrial=b\ntrial_state=used\n"), only_b, B_FOR_A, clear(Slot::A)),
-        row("trial of the confirmed slot", bytes("slot=a\ntrial=a\ntrial_state=pending\n"), both, A, clear(Slot::A)),
+        row(
+            "trial of the confirmed slot",
+            bytes("slot=a\ntrial=a\ntrial_state=pending\n"),
+            both,
+            A,
+            clear(Slot::A),
+        ),
         row("a confirmed, but gone", shipped.clone(), only_b, B_FOR_A, None),
         row("b confirmed, but gone", bytes("slot=b\ntrial=\ntrial_state=\n"), only_a, A_FOR_B, None),
         row("both gone", shipped.clone(), neither, NONE, None),
@@ -183,7 +209,13 @@ pub fn cases() -> Vec<Case> {
         row("trial without state", bytes("slot=b\ntrial=a\ntrial_state=\n"), both, B, clear(Slot::B)),
         row("unknown slot", bytes("slot=c\ntrial=b\ntrial_state=pending\n"), both, DAMAGED_A, None),
         row("block without variables", bytes(""), both, DAMAGED_A, None),
-        row("slot with spaces and a quote", bytes("slot=a b '\ntrial=\ntrial_state=\n"), both, DAMAGED_A, None),
+        row(
+            "slot with spaces and a quote",
+            bytes("slot=a b '\ntrial=\ntrial_state=\n"),
+            both,
+            DAMAGED_A,
+            None,
+        ),
         row("block cut behind its variables", Some(short), both, TRY_B, used(Slot::A, Slot::B)),
         row("oversized block", Some(oversized), both, A, None),
         row("variables in another order", bytes("trial_state=\nx=1\ntrial=\nslot=b\n"), both, B, None),
@@ -216,9 +248,12 @@ mod tests {
     fn all() -> impl Iterator<Item = (GrubEnv, Facts)> {
         let bools = [false, true];
         let states = [TrialState::Pending, TrialState::Used];
-        let trials = Slot::ALL.into_iter().flat_map(move |slot| states.map(|state| Some(Trial { slot, state })));
+        let trials =
+            Slot::ALL.into_iter().flat_map(move |slot| states.map(|state| Some(Trial { slot, state })));
         let trials: Vec<_> = trials.chain([None]).collect();
-        let envs = Slot::ALL.into_iter().flat_map(move |slot| trials.clone().into_iter().map(move |trial| GrubEnv { slot, trial }));
+        let envs = Slot::ALL
+            .into_iter()
+            .flat_map(move |slot| trials.clone().into_iter().map(move |trial| GrubEnv { slot, trial }));
         envs.flat_map(move |env| {
             bools.into_iter().flat_map(move |a| {
                 bools.into_iter().flat_map(move |b| bools.map(|writable| (env, Facts { a, b, writable })))

@@ -23,7 +23,7 @@ const BOOT_VERSION: u32 = 1;
 const SETTINGS: &str = include_str!("cipolla.toml");
 
 pub(super) fn disk_ids(plan: &Plan) -> DiskIds {
-    DiskIds::derive(plan.name().as_str(), plan.arch(), &plan.version().to_string())
+    DiskIds::derive(plan.name().as_str(), plan.arch(), plan.version().as_ref())
 }
 
 pub(super) fn layout(plan: &Plan) -> Result<Layout> {
@@ -67,16 +67,30 @@ impl Builder<'_> {
         })
     }
 
-    /// `data.ext4`: empty, small, and able to grow to 16 TiB while mounted.
+    /// `data.ext4`: empty, small, and made to grow while mounted.
+    ///
+    /// Room for group descriptors is reserved up to 1 TiB: a resize needs a journal credit for each reserved block,
+    /// and with all that ext4 allows they would not fit into this journal. Beyond, the kernel goes on with `meta_bg`.
     pub(super) fn data(&self, plan: &Plan, tools: Option<&Entry>) -> Result<Option<Entry>> {
         let (line, stage) = (line(plan), "data");
         let ids = disk_ids(plan);
-        let size = plan.disk().data().bytes();
+        // mke2fs keeps what the last -E says, so there is one.
+        let extended = format!(
+            "hash_seed={},resize={},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0",
+            ids.data_hash_seed,
+            (1_u64 << 40) / 4096 - 1
+        );
+        let mut args: Vec<String> = ["-q", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "1"]
+            .iter()
+            .map(|a| (*a).to_owned())
+            .collect();
+        args.extend(["-J", "size=16", "-L", "data", "-U"].map(str::to_owned));
+        args.extend([ids.data_fs.to_string(), "-E".into(), extended, "/work/data.ext4".into()]);
+        args.push(format!("{}k", plan.disk().data().bytes() / 1024));
         let ingredients = match tools {
             Some(tools) => {
                 let mut list = Ingredients::new(DATA_VERSION);
-                list.add("the tools", tools.fact("solution")?).add("the size", size.to_string());
-                list.add("the UUIDs", format!("{} {}", ids.data_fs, ids.data_hash_seed));
+                list.add("the tools", tools.fact("solution")?).add("mke2fs's arguments", args.join(" "));
                 let log = self.log(&line, stage)?;
                 list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
                 Some(list)
@@ -85,16 +99,8 @@ impl Builder<'_> {
         };
         self.stage(&line, stage, ingredients, |work| {
             let tools = tools.context("the stage before has a result")?;
-            // mke2fs keeps what the last -E says, so there is one.
-            let extended = format!(
-                "hash_seed={},resize={},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0",
-                ids.data_hash_seed,
-                (16_u64 << 40) / 4096 - 1
-            );
             Cmd::new("mke2fs")
-                .args(["-q", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "1", "-J", "size=8"])
-                .args(["-L", "data", "-U", &ids.data_fs.to_string(), "-E", &extended])
-                .args(["/work/data.ext4", &format!("{}k", size / 1024)])
+                .args(&args)
                 .env("SOURCE_DATE_EPOCH", source_date(plan, &self.repo, work.log)?.to_string())
                 .within(&self.space(tools, work))
                 .run(work.log)?;
@@ -152,7 +158,7 @@ impl Builder<'_> {
                     files.add(name, fat::Source::File(tree.join(source)))?;
                 }
             }
-            let mut image = fs_err::OpenOptions::new()
+            let image = fs_err::OpenOptions::new()
                 .create_new(true)
                 .read(true)
                 .write(true)
@@ -160,7 +166,7 @@ impl Builder<'_> {
                 .into_parts()
                 .0;
             let size = plan.disk().boot().bytes();
-            fat::write(&mut image, fat::Options { size, id: ids.boot_fs, time: date }, &files)?;
+            fat::write(&image, fat::Options { size, id: ids.boot_fs, time: date }, &files)?;
             let mut facts = Facts::from([("boot.fat".into(), sha256_file(&work.dir.join("boot.fat"))?)]);
             if plan.firmware().contains(&Firmware::Bios) {
                 self.grub_core(plan, tools, work)?;

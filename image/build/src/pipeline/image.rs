@@ -193,7 +193,7 @@ impl Builder<'_> {
         if findings.has_errors() {
             return Err(findings.into());
         }
-        for finding in findings.iter() {
+        for finding in &findings {
             self.progress.note(finding.message());
         }
         fs_err::create_dir_all(out)?;

@@ -18,6 +18,8 @@ const CODE_VERSION: u32 = 1;
 
 /// Folders that the running system mounts things on; see ARCHITECTURE.md, "State".
 const MOUNT_POINTS: [(&str, u32); 4] = [("data", 0o755), ("boot", 0o755), ("srv", 0o755), ("home", 0o755)];
+/// The folder above dpkg's database, which no package brings.
+const SYSIMAGE: (&str, u32) = ("usr/lib/sysimage", 0o755);
 
 impl Builder<'_> {
     /// `root.tar` and `listing.json`.
@@ -149,8 +151,8 @@ fn overlay(
 
 /// What the builder itself adds.
 fn own(plan: &Plan, tree: &Tree, tar: &Utf8Path, agent: &Entry, date: u64, build_id: &str) -> Result<Vec<Laid>> {
-    let ids = DiskIds::derive(plan.name().as_str(), plan.arch(), &plan.version().to_string());
-    let mut laid: Vec<Laid> = MOUNT_POINTS.iter().map(|(path, mode)| own_dir(path, *mode, date)).collect();
+    let ids = DiskIds::derive(plan.name().as_str(), plan.arch(), plan.version().as_ref());
+    let mut laid: Vec<Laid> = MOUNT_POINTS.iter().chain([&SYSIMAGE]).map(|(path, mode)| own_dir(path, *mode, date)).collect();
     laid.push(own_link(&format!("{}/lib/dpkg", edit::FACTORY_VAR), "../../usr/lib/sysimage/dpkg", date));
     // systemd never lets the clock start before the time of this file: systemd(1), "clock-epoch".
     laid.push(own_file("usr/lib/clock-epoch", "", date));

@@ -11,10 +11,9 @@ pub const FACTORY_VAR: &str = "usr/share/factory/var";
 /// dpkg's database: it describes the slot, so it lives in it.
 pub const DPKG: &str = "usr/lib/sysimage/dpkg";
 
-/// Left by the bootstrap and never shipped: secrets, host details, caches, backups. A `/` at the end means what is
-/// below the folder, not the folder.
+/// Left by the bootstrap and never shipped: secrets, host details, caches, backups. A `/` at the end means the files
+/// below that folder; the folders stay, since packages own them.
 const DROPPED: &[&str] = &[
-    "boot/", "dev/", "proc/", "run/", "sys/", "tmp/", "var/tmp/",
     "vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old",
     "etc/hostname", "etc/machine-id", "etc/resolv.conf", "etc/apt/apt.conf.d/99mmdebstrap", "etc/.pwd.lock",
     "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
@@ -25,14 +24,19 @@ const DROPPED: &[&str] = &[
     "var/log/", "root/",
 ];
 
+/// Places of the running system: nothing below them ships, folders neither.
+const EMPTIED: &[&str] = &["boot/", "dev/", "proc/", "run/", "sys/", "tmp/", "var/tmp/"];
+
 /// Files by the start of their name.
 const DROPPED_PREFIXES: &[&str] = &["etc/ssh/ssh_host_"];
 
 /// Removes everything that must not ship, and what the recipe strips.
 pub fn drop_unwanted(tree: &mut Tree, is_stripped: impl Fn(&str) -> bool) {
     let below = |path: &str, dir: &str| path.len() > dir.len() && path.starts_with(dir);
-    tree.retain(|path, _| {
-        let dropped = DROPPED.iter().any(|d| if d.ends_with('/') { below(path, d) } else { path == d })
+    tree.retain(|path, node| {
+        let is_file = node.kind != Kind::Dir;
+        let dropped = DROPPED.iter().any(|d| if d.ends_with('/') { is_file && below(path, d) } else { path == d })
+            || EMPTIED.iter().any(|d| below(path, d))
             || DROPPED_PREFIXES.iter().any(|p| path.starts_with(p));
         !dropped
     });
@@ -270,10 +274,11 @@ mod tests {
             ("etc/passwd", file(2)), ("etc/passwd-", file(3)), ("etc/ssh/ssh_host_ed25519_key", file(4)),
             ("usr/share/man", node(Kind::Dir)), ("usr/share/man/man1", node(Kind::Dir)),
             ("usr/share/man/man1/x.gz", file(5)), ("var/log", node(Kind::Dir)), ("var/log/dpkg.log", file(6)),
+            ("var/log/tor", node(Kind::Dir)), ("run/lock", node(Kind::Dir)),
         ]);
         drop_unwanted(&mut t, |p| p.starts_with("/usr/share/man/"));
         let left: Vec<&str> = t.keys().map(String::as_str).collect();
-        assert_eq!(left, ["boot", "etc/passwd", "usr/share/man", "var/log"]);
+        assert_eq!(left, ["boot", "etc/passwd", "usr/share/man", "var/log", "var/log/tor"]);
     }
 
     #[test]

@@ -14,11 +14,7 @@ pub(super) type Short = [u8; 11];
 pub(super) fn short_names(names: &[&str]) -> Vec<Short> {
     let exact: Vec<Option<Short>> = names.iter().map(|name| exact(name)).collect();
     let mut taken: BTreeSet<Short> = exact.iter().flatten().copied().collect();
-    names
-        .iter()
-        .zip(exact)
-        .map(|(name, exact)| exact.unwrap_or_else(|| numbered(name, &mut taken)))
-        .collect()
+    names.iter().zip(exact).map(|(name, exact)| exact.unwrap_or_else(|| numbered(name, &mut taken))).collect()
 }
 
 /// How many entries a name takes: the short one, and the long ones before it.
@@ -123,8 +119,24 @@ mod tests {
     #[test]
     fn short_names_are_unique_and_fit() {
         assert_eq!(
-            shorts(&["BOOTX64.EFI", "grubx64.efi", "a", "initrd-cipolla", "initrd-cipolla.old", "vmlinuz", ".x"]),
-            ["BOOTX64 EFI", "GRUBX64 EFI", "A          ", "INITRD~1   ", "INITRD~1OLD", "VMLINUZ    ", "X~1        "]
+            shorts(&[
+                "BOOTX64.EFI",
+                "grubx64.efi",
+                "a",
+                "initrd-cipolla",
+                "initrd-cipolla.old",
+                "vmlinuz",
+                ".x"
+            ]),
+            [
+                "BOOTX64 EFI",
+                "GRUBX64 EFI",
+                "A          ",
+                "INITRD~1   ",
+                "INITRD~1OLD",
+                "VMLINUZ    ",
+                "X~1        "
+            ]
         );
         assert_eq!(
             shorts(&["cipolla-one", "cipolla-two", "CIPOLL~1", "a+b.toml"]),

@@ -42,8 +42,9 @@ impl Geometry {
             size.is_multiple_of(SECTOR.into()),
             "laying out the boot file system: {size} bytes is no whole number of blocks"
         );
-        let sectors = u32::try_from(size / u64::from(SECTOR))
-            .with_context(|| format!("laying out the boot file system: {size} bytes is above FAT32's 2 TiB"))?;
+        let sectors = u32::try_from(size / u64::from(SECTOR)).with_context(|| {
+            format!("laying out the boot file system: {size} bytes is above FAT32's 2 TiB")
+        })?;
         // Clusters of 4 KiB, a memory page, where there are enough of them.
         [8, 1].into_iter().find_map(|per_cluster| Geometry::with_clusters(sectors, per_cluster)).with_context(
             || format!("laying out the boot file system: {size} bytes is too small or too large for FAT32"),
@@ -314,7 +315,11 @@ mod tests {
     fn clusters_are_aligned_and_the_table_covers_them() {
         for mib in (40..2000).step_by(7) {
             let geometry = Geometry::new(mib << 20).unwrap();
-            assert_eq!(geometry.cluster_offset(FIRST_CLUSTER) % u64::from(geometry.cluster_bytes()), 0, "{mib}");
+            assert_eq!(
+                geometry.cluster_offset(FIRST_CLUSTER) % u64::from(geometry.cluster_bytes()),
+                0,
+                "{mib}"
+            );
             assert!(geometry.table_sectors * (SECTOR / 4) >= geometry.clusters + FIRST_CLUSTER, "{mib}");
             assert!(geometry.cluster_offset(FIRST_CLUSTER + geometry.clusters) <= mib << 20, "{mib}");
         }

@@ -64,8 +64,12 @@ pub fn read(place: Place<'_>, name: &str, limit: u64) -> Result<Vec<u8>> {
 }
 
 pub(super) fn open(place: Place<'_>) -> Result<FileSystem<Window>> {
-    let mut window =
-        Window { file: fs_err::File::open(place.file)?.into_file(), offset: place.offset, len: place.len, at: 0 };
+    let mut window = Window {
+        file: fs_err::File::open(place.file)?.into_file(),
+        offset: place.offset,
+        len: place.len,
+        at: 0,
+    };
     window.rewind()?;
     FileSystem::new(window, FsOptions::new().update_accessed_date(false))
         .with_context(|| format!("opening the FAT in {} at byte {}", place.file, place.offset))

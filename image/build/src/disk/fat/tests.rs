@@ -82,7 +82,9 @@ fn a_file_source_equals_its_bytes() {
     from_file.add("a/vmlinuz", Source::File(path)).unwrap();
     let mut from_memory = Tree::new();
     from_memory.add("a/vmlinuz", Source::Bytes(bytes)).unwrap();
-    assert!(Made::new(OPTIONS, &from_file).unwrap().bytes() == Made::new(OPTIONS, &from_memory).unwrap().bytes());
+    assert!(
+        Made::new(OPTIONS, &from_file).unwrap().bytes() == Made::new(OPTIONS, &from_memory).unwrap().bytes()
+    );
 }
 
 #[test]
@@ -92,7 +94,10 @@ fn it_is_fat32_with_our_label_id_and_time() {
     assert_eq!(&bytes[0x52..0x5a], b"FAT32   ");
     assert_eq!(&bytes[0x47..0x52], b"CIPOLLA    ");
     assert_eq!(bytes[0x43..0x47], 0x1234_abcd_u32.to_le_bytes());
-    assert_eq!(read::open(made.place()).unwrap().read_volume_label_from_root_dir().unwrap().as_deref(), Some(LABEL));
+    assert_eq!(
+        read::open(made.place()).unwrap().read_volume_label_from_root_dir().unwrap().as_deref(),
+        Some(LABEL)
+    );
     for entry in list(made.place()).unwrap() {
         assert_eq!(entry.modified, [2023, 11, 14, 22, 13, 20], "{}", entry.path);
     }
@@ -136,4 +141,3 @@ fn names_that_fat_cannot_hold_are_refused() {
     }
     tree.add("b/vmlinuz", "").unwrap();
 }
-

@@ -17,7 +17,8 @@ impl Stamp {
         let seconds = seconds.clamp(FIRST, LAST);
         let (mut days, rest) = ((seconds - FIRST) / 86_400, seconds % 86_400);
         let mut year = 1980;
-        let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
+        let leap =
+            |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
         while days >= 365 + u64::from(leap(year)) {
             days -= 365 + u64::from(leap(year));
             year += 1;
