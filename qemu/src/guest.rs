@@ -65,7 +65,8 @@ pub fn badness(line: &str, complete: bool) -> Option<&'static Badness> {
 /// Name of the virtio-serial port that the shell listens on.
 pub const SHELL_PORT: &str = "org.cipolla.shell";
 
-/// What the shell says when it starts; the kernel's boot identifier follows.
+/// What the shell says when it starts, on a line of its own whatever was cut off before; the kernel's boot
+/// identifier follows.
 pub(crate) const SHELL_HELLO: &str = "hello ";
 
 /// Opens the port for both directions, since it takes one opener only.
@@ -75,6 +76,7 @@ const SHELL_OPEN: &str = "exec 3<>/dev/virtio-ports/org.cipolla.shell || exit 1"
 /// `done`, number, exit status, stdout and stderr in base64, each after a `=` so that an empty one is seen.
 pub(crate) const SHELL_LOOP: &str = r#"cd "$RUNTIME_DIRECTORY" || exit 1
 read -r boot </proc/sys/kernel/random/boot_id
+echo >&3
 echo "hello $boot" >&3
 while read -r number limit script <&3; do
   printf %s "$script" | base64 -d >in

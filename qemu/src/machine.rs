@@ -192,15 +192,17 @@ impl Machine {
     }
 
     fn ask(&mut self, script: &str, deadline: Deadline) -> Result<()> {
-        let output = self.run(script, deadline)?;
-        if !output.status.success() {
-            let problem = format!("{}: {}", output.status, output.stderr.trim());
-            return Err(self.explain(Error::Program { command: script.to_owned(), problem }));
+        let answer = self.with_shell(|shell, lost| {
+            shell.greet(deadline, lost)?;
+            shell.part(script, deadline, lost)
+        })?;
+        match answer {
+            Some(output) if !output.status.success() => {
+                let problem = format!("{}: {}", output.status, output.stderr.trim());
+                Err(self.explain(Error::Program { command: script.to_owned(), problem }))
+            }
+            _ => Ok(()),
         }
-        if let Some(shell) = &mut self.shell {
-            shell.forget();
-        }
-        Ok(())
     }
 
     /// Waits until QEMU has ended by itself, as it does when the guest powers off.

@@ -59,11 +59,6 @@ impl Shell {
         Ok(Self { lines: Lines::new(stream, None)?, boot: None, number: 0 })
     }
 
-    /// From now on only a hello of a new boot counts.
-    pub(crate) fn forget(&mut self) {
-        self.boot = None;
-    }
-
     /// Waits for the shell to start, if it has not in this boot.
     pub(crate) fn greet(&mut self, deadline: Deadline, lost: &dyn Fn() -> Option<Error>) -> Result<()> {
         while self.boot.is_none() {
@@ -81,24 +76,58 @@ impl Shell {
         deadline: Deadline,
         lost: &dyn Fn() -> Option<Error>,
     ) -> Result<Output> {
+        let (what, deadline) = self.send(script, deadline)?;
+        loop {
+            let line = self.lines.receive(&what, deadline, lost)?;
+            if let Some(boot) = line.strip_prefix(SHELL_HELLO) {
+                self.boot = Some(boot.to_owned());
+                return Err(Error::Ended { what, how: "the guest restarted".to_owned() });
+            }
+            match answer(&line) {
+                Some((number, output)) if number == self.number => return Ok(output),
+                Some(_) => {}
+                None if line.is_empty() => {}
+                None => return Err(Error::Protocol { peer: "the shell in the guest", line }),
+            }
+        }
+    }
+
+    /// Runs a script that ends this shell, such as a restart. Its answer may be lost, cut off, or come in time;
+    /// `None` means it did not come. From then on the shell has to say hello again.
+    pub(crate) fn part(
+        &mut self,
+        script: &str,
+        deadline: Deadline,
+        lost: &dyn Fn() -> Option<Error>,
+    ) -> Result<Option<Output>> {
+        let (what, deadline) = self.send(script, deadline)?;
+        self.boot = None;
+        loop {
+            let line = match self.lines.receive(&what, deadline, lost) {
+                Ok(line) => line,
+                Err(Error::Ended { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if let Some(boot) = line.strip_prefix(SHELL_HELLO) {
+                self.boot = Some(boot.to_owned());
+                return Ok(None);
+            }
+            if let Some((number, output)) = answer(&line)
+                && number == self.number
+            {
+                return Ok(Some(output));
+            }
+        }
+    }
+
+    /// Sends a script; says what is then awaited, and until when.
+    fn send(&mut self, script: &str, deadline: Deadline) -> Result<(String, Deadline)> {
         let what = format!("`{}` in the guest", summary(script));
         let limit = deadline.left().unwrap_or_default().as_secs().max(1);
         self.number += 1;
         let request = format!("{} {limit} {}", self.number, BASE64.encode(script.as_bytes()));
         self.lines.send(&what, &request)?;
-        let deadline = Deadline::after(Duration::from_secs(limit) + ANSWER_GRACE);
-        loop {
-            let line = self.lines.receive(&what, deadline, lost)?;
-            if line.starts_with(SHELL_HELLO) {
-                return Err(Error::Ended { what, how: "the guest restarted".to_owned() });
-            }
-            let Some((number, output)) = answer(&line) else {
-                return Err(Error::Protocol { peer: "the shell in the guest", line });
-            };
-            if number == self.number {
-                return Ok(output);
-            }
-        }
+        Ok((what, Deadline::after(Duration::from_secs(limit) + ANSWER_GRACE)))
     }
 }
 
@@ -156,6 +185,24 @@ mod tests {
         assert!(error.to_string().ends_with("the guest restarted"), "{error}");
     }
 
+    #[test]
+    fn a_parting_script_may_be_cut_off() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut shell = Shell::new(near).unwrap();
+        let soon = || Deadline::seconds(5);
+        far.write_all(b"\nhello 1\n").unwrap();
+        shell.greet(soon(), &|| None).unwrap();
+        far.write_all(b"done 1 1 = =\n").unwrap();
+        assert_eq!(shell.part("reboot", soon(), &|| None).unwrap().unwrap().status, Status(1));
+        far.write_all(b"\nhello 2\n").unwrap();
+        shell.greet(soon(), &|| None).unwrap();
+        far.write_all(b"done 2 0 =\nhello 3\n").unwrap();
+        assert!(shell.part("reboot", soon(), &|| None).unwrap().is_none());
+        shell.greet(soon(), &|| None).unwrap();
+        drop(far);
+        assert!(shell.part("poweroff", soon(), &|| None).unwrap_or(None).is_none());
+    }
+
     /// The guest's loop itself, run by this machine's shell on a socket in place of the port.
     #[test]
     fn the_guests_loop_keeps_the_protocol() {
@@ -170,6 +217,7 @@ mod tests {
             .unwrap();
         drop(far);
         let mut lines = BufReader::new(near.try_clone().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "");
         assert!(lines.next().unwrap().unwrap().starts_with(SHELL_HELLO));
         let mut shell = Shell::new(near.try_clone().unwrap()).unwrap();
         let output =

@@ -102,6 +102,12 @@ pub(crate) enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// The fast checks: format, clippy, docs, dependencies, shell scripts, unit tests.
+    #[command(after_help = "Example:\n  cargo xtask check")]
+    Check {
+        #[command(flatten)]
+        common: Common,
+    },
     /// Time cold, no-op, one-overlay-file and one-package builds, beside plain mmdebstrap in the same run.
     #[command(after_help = "Example:\n  cargo xtask bench --runs 3")]
     Bench {

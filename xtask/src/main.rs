@@ -3,6 +3,7 @@
 //! Exit codes: 0 good, 1 failed, 2 bad usage or bad input, 130 interrupted.
 
 mod bench;
+mod check;
 mod cli;
 mod show;
 mod verbs;

@@ -13,7 +13,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use recipe::{Arch, Plan};
 
 use crate::cli::{Cli, Common, Firmware, Out, Packages, Verb};
-use crate::{bench, show};
+use crate::{bench, check, show};
 
 const BAD_INPUT: u8 = 2;
 /// What a machine of `run` and of the tests sees: enough for data to grow visibly and for root-b.
@@ -26,6 +26,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Build { common, out, packages } => build(&common, &out, &packages),
         Verb::Run { common, out, headless, firmware } => run(&common, &out, headless, firmware),
         Verb::Test { common, out, packages, filter, keep } => test(&common, &out, &packages, filter, keep),
+        Verb::Check { common } => check::check(&Site::find(&common)?),
         Verb::Bench { common, runs } => bench::bench(&Site::find(&common)?, &common, runs),
     }
 }
@@ -56,7 +57,7 @@ impl Site {
         Ok(recipe::plan(&common.recipe, &self.repo.join("overlay"), self.arch)?)
     }
 
-    fn builder<'a>(&self, options: Options, stages: &'a show::Stages) -> Builder<'a> {
+    pub(crate) fn builder<'a>(&self, options: Options, stages: &'a show::Stages) -> Builder<'a> {
         Builder::new(self.cache.clone(), self.program.clone(), self.repo.clone(), options, stages)
     }
 }

@@ -63,6 +63,9 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Programs that only an ordinary user needs.
 const USER_PROGRAMS: &[(&str, &str)] = &[("newuidmap", "uidmap"), ("newgidmap", "uidmap")];
 
+/// Programs that only `make check` needs.
+const CHECK_PROGRAMS: &[(&str, &str)] = &[("shellcheck", "shellcheck")];
+
 /// Looks at everything. `checks` asks also for what `make check` needs.
 ///
 /// # Errors
@@ -72,7 +75,10 @@ pub fn examine(cache: &Cache, checks: bool) -> Result<Vec<Finding>> {
     let root = geteuid().is_root();
     let mut packages: Vec<&str> = Vec::new();
     let mut programs: Vec<&str> = Vec::new();
-    let wanted = PROGRAMS.iter().chain(if root { &[][..] } else { USER_PROGRAMS });
+    let wanted = PROGRAMS
+        .iter()
+        .chain(if root { &[][..] } else { USER_PROGRAMS })
+        .chain(if checks { CHECK_PROGRAMS } else { &[][..] });
     for (program, package) in wanted {
         if !in_path(program) {
             programs.push(program);

@@ -1,14 +1,15 @@
 //! crates and agent: the appliance's own program, compiled offline by Debian's Rust in the tools tree.
 //!
 //! The sources are a workspace cut down to the agent and what it depends on, so that neither the builder's own
-//! dependencies nor a change elsewhere in the checkout reach its key. `crates` vendors what its lock file names:
-//! cargo checks every crate against the hash there.
+//! dependencies nor a change elsewhere in the checkout reach its key. `crates` vendors what its lock file names
+//! (cargo checks every crate against the hash there) and compiles it once, with empty programs in the places of
+//! ours; `agent` then compiles our own sources on top. So a change of the agent costs seconds.
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use recipe::Plan;
 
-use super::{Builder, Facts, line, source_date};
+use super::{Builder, Facts, Work, line, source_date};
 use crate::exec::{Cmd, Log};
 use crate::store::{Entry, Ingredients, sha256};
 
@@ -22,7 +23,7 @@ impl Builder<'_> {
     /// The file `cipolla`.
     pub(super) fn agent(&self, plan: &Plan, tools: Option<&Entry>) -> Result<Option<Entry>> {
         let line = line(plan);
-        let crates = self.crates(&line)?;
+        let crates = self.crates(plan, &line, tools)?;
         let stage = "agent";
         let ingredients = match (&crates, tools) {
             (Some(crates), Some(tools)) => {
@@ -46,45 +47,58 @@ impl Builder<'_> {
             let crates = crates.as_ref().context("the stage before has a result")?;
             let tools = tools.context("the stage before has a result")?;
             let workspace = work.dir.join("workspace");
-            cut_workspace(&self.repo, &workspace)?;
+            cut_workspace(&self.repo, &workspace, Sources::Ours)?;
             fs_err::copy(crates.file("Cargo.lock"), workspace.join("Cargo.lock"))?;
-            let source = "[source.crates-io]\nreplace-with = \"vendored\"\n\
-                          [source.vendored]\ndirectory = \"/vendor\"\n";
-            fs_err::create_dir_all(workspace.join(".cargo"))?;
-            fs_err::write(workspace.join(".cargo/config.toml"), source)?;
-            let space = self
-                .space(tools, work)
-                .read_only(&workspace, "/src")
-                .read_only(&crates.file("vendor"), "/vendor");
-            Cmd::new("cargo")
-                .args(["--config", "/src/.cargo/config.toml"])
-                .args(["build", "--manifest-path=/src/Cargo.toml", "--package=cipolla-agent", "--bin=cipolla"])
-                .args(["--profile=agent", "--locked", "--offline", "--target-dir=/work/target"])
-                .env("CARGO_HOME", "/tmp/cargo")
-                .env("SOURCE_DATE_EPOCH", source_date(plan, &self.repo, work.log)?.to_string())
-                .within(&space)
-                .run(work.log)?;
-            fs_err::rename(work.dir.join("target/agent/cipolla"), work.dir.join("cipolla"))?;
-            fs_err::remove_dir_all(work.dir.join("target"))?;
+            let target = work.dir.join("target");
+            Cmd::new("cp").args(["--archive", "--reflink=auto"]).arg(crates.file("target")).arg(&target).run(work.log)?;
+            self.cargo(plan, tools, work, &crates.file("vendor"))?;
+            fs_err::rename(target.join("agent/cipolla"), work.dir.join("cipolla"))?;
+            fs_err::remove_dir_all(&target)?;
             fs_err::remove_dir_all(&workspace)?;
             let digest = crate::store::sha256_file(&work.dir.join("cipolla"))?;
             Ok(Facts::from([("cipolla".into(), digest)]))
         })
     }
 
-    /// The folder `vendor` and the cut-down `Cargo.lock`.
-    fn crates(&self, line: &str) -> Result<Option<Entry>> {
-        let mut list = Ingredients::new(CODE_VERSION);
-        list.add_file("Cargo.lock", &self.repo.join("Cargo.lock"))?;
-        list.add("the workspace", sha256(cut_manifest(&self.repo)?.as_bytes()));
-        for member in MEMBERS {
-            list.add(format!("{member}/Cargo.toml"), sha256(cut_member(&self.repo, member)?.as_bytes()));
-        }
-        self.stage(line, "crates", Some(list), |work| {
+    /// Compiles the workspace in the stage's folder into `target` beside it.
+    fn cargo(&self, plan: &Plan, tools: &Entry, work: &Work<'_>, vendor: &Utf8Path) -> Result<()> {
+        let space = self.space(tools, work).read_only(&work.dir.join("workspace"), "/src").read_only(vendor, "/vendor");
+        Cmd::new("cargo")
+            .args(["--config", "source.crates-io.replace-with=\"vendored\""])
+            .args(["--config", "source.vendored.directory=\"/vendor\""])
+            .args(["build", "--manifest-path=/src/Cargo.toml", "--package=cipolla-agent", "--bin=cipolla"])
+            .args(["--profile=agent", "--locked", "--offline", "--target-dir=/work/target"])
+            .env("CARGO_HOME", "/tmp/cargo")
+            .env("SOURCE_DATE_EPOCH", source_date(plan, &self.repo, work.log)?.to_string())
+            .within(&space)
+            .run(work.log)
+    }
+
+    /// The folders `vendor` and `target`, and the cut-down `Cargo.lock`.
+    fn crates(&self, plan: &Plan, line: &str, tools: Option<&Entry>) -> Result<Option<Entry>> {
+        let ingredients = match tools {
+            Some(tools) => {
+                let mut list = Ingredients::new(CODE_VERSION);
+                list.add("the tools", tools.fact("solution")?);
+                list.add("the architecture", plan.arch().debian_name());
+                list.add_file("Cargo.lock", &self.repo.join("Cargo.lock"))?;
+                list.add("the workspace", sha256(cut_manifest(&self.repo)?.as_bytes()));
+                for member in MEMBERS {
+                    let manifest = cut_member(&self.repo, member)?;
+                    list.add(format!("{member}/Cargo.toml"), sha256(manifest.as_bytes()));
+                }
+                Some(list)
+            }
+            None => None,
+        };
+        self.stage(line, "crates", ingredients, |work| {
+            let tools = tools.context("the stage before has a result")?;
             let workspace = work.dir.join("workspace");
-            cut_workspace(&self.repo, &workspace)?;
+            cut_workspace(&self.repo, &workspace, Sources::Empty)?;
             fs_err::copy(self.repo.join("Cargo.lock"), workspace.join("Cargo.lock"))?;
-            vendor(&workspace, &work.dir.join("vendor"), work.log)?;
+            let folder = work.dir.join("vendor");
+            vendor(&workspace, &folder, work.log)?;
+            self.cargo(plan, tools, work, &folder)?;
             let lock = work.dir.join("Cargo.lock");
             fs_err::rename(workspace.join("Cargo.lock"), &lock)?;
             fs_err::remove_dir_all(&workspace)?;
@@ -132,7 +146,16 @@ fn cut_member(repo: &Utf8Path, member: &str) -> Result<String> {
     toml::to_string(&manifest).with_context(|| format!("writing the agent's {member}/Cargo.toml"))
 }
 
-fn cut_workspace(repo: &Utf8Path, to: &Utf8Path) -> Result<()> {
+/// Which sources a cut-down workspace gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sources {
+    /// The agent's.
+    Ours,
+    /// Empty ones: then cargo compiles the dependencies and hardly anything else.
+    Empty,
+}
+
+fn cut_workspace(repo: &Utf8Path, to: &Utf8Path, which: Sources) -> Result<()> {
     fs_err::create_dir_all(to)?;
     fs_err::write(to.join("Cargo.toml"), cut_manifest(repo)?)?;
     for member in MEMBERS {
@@ -142,7 +165,12 @@ fn cut_workspace(repo: &Utf8Path, to: &Utf8Path) -> Result<()> {
     for path in sources(repo)? {
         let target = to.join(&path);
         fs_err::create_dir_all(target.parent().context("a file has a folder")?)?;
-        fs_err::copy(repo.join(&path), target)?;
+        match which {
+            Sources::Ours => drop(fs_err::copy(repo.join(&path), target)?),
+            Sources::Empty if path.file_name() == Some("main.rs") => fs_err::write(target, "fn main() {}\n")?,
+            Sources::Empty if path.file_name() == Some("lib.rs") => fs_err::write(target, "")?,
+            Sources::Empty => {}
+        }
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ impl Builder<'_> {
             let solution = solution.context("the stage before has a result")?;
             let tools = tools.context("the stage before has a result")?;
             pool::verify(solution, &self.cache.pool())?;
-            self.mmdebstrap(plan, solution, tools, &hook, work)?;
+            self.mmdebstrap(plan, solution, tools, Some(&hook), work)?;
             extract_boot_files(&work.dir)?;
             let mut facts = Facts::new();
             for name in ["base.tar", "vmlinuz", "initrd"] {
@@ -63,12 +63,30 @@ impl Builder<'_> {
         })
     }
 
+    /// How long plain mmdebstrap needs for the same packages from the same pool, to a tar: what `bench` compares a
+    /// build with. Same tools, same space, none of our hooks.
+    ///
+    /// # Errors
+    /// A stage failed.
+    pub fn baseline(&self, plan: &Plan) -> Result<std::time::Duration> {
+        let _lock = self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
+        let tools = self.tools(plan, crate::tools::BUILDER)?.context("a build that is not a dry run has a result")?;
+        let solution = self.solution(plan)?.context("a build that is not a dry run has a result")?;
+        let log = self.log(&line(plan), "baseline")?;
+        let scratch = self.cache.scratch("baseline")?;
+        let dir = camino::Utf8PathBuf::try_from(scratch.path().to_owned())?;
+        let work = Work { dir, log: &log, advance: &|_, _| () };
+        let started = std::time::Instant::now();
+        self.mmdebstrap(plan, &solution, &tools, None, &work)?;
+        Ok(started.elapsed())
+    }
+
     fn mmdebstrap(
         &self,
         plan: &Plan,
         solution: &Solution,
         tools: &Entry,
-        hook: &str,
+        hook: Option<&str>,
         work: &Work<'_>,
     ) -> Result<()> {
         let index = work.dir.join("index");
@@ -77,7 +95,9 @@ impl Builder<'_> {
         let packages = packages_index(solution);
         fs_err::write(index.join("Release"), release_index(plan.suite().as_str(), arch, &packages))?;
         fs_err::write(index.join("Packages"), &packages)?;
-        for (path, text, mode) in [(HOOK, hook, 0o755), (CONF, INITRAMFS_CONF, 0o644)] {
+        fs_err::create_dir(index.join("chroot"))?;
+        let files = hook.map(|hook| [(HOOK, hook, 0o755), (CONF, INITRAMFS_CONF, 0o644)]);
+        for (path, text, mode) in files.into_iter().flatten() {
             let path = index.join("chroot").join(path);
             fs_err::create_dir_all(path.parent().context("a file has a folder")?)?;
             fs_err::write(&path, text)?;
@@ -97,7 +117,7 @@ impl Builder<'_> {
             .arg(format!("--architectures={arch}"))
             .arg(format!("--include={}", include.join(",")))
             .args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=APT::Install-Recommends \"false\""])
-            .arg("--extract-hook=copy-in /hooks/chroot/etc /hooks/chroot/usr /")
+            .args(hook.map(|_| "--extract-hook=copy-in /hooks/chroot/etc /hooks/chroot/usr /"))
             .args([plan.suite().as_str(), "/work/base.tar", "deb [trusted=yes] copy:/repository ./"])
             .env("SOURCE_DATE_EPOCH", date.to_string())
             .within(&space)
@@ -107,7 +127,7 @@ impl Builder<'_> {
     }
 }
 
-/// Only what the recipe names goes into the initramfs, and a name that the kernel does not know fails the build
+/// What the initramfs is made of. Only what the recipe names goes into the initramfs, and a name that the kernel does not know fails the build
 /// instead of a boot.
 fn initramfs_hook(plan: &Plan) -> String {
     let names: Vec<&str> = plan.initramfs_modules().iter().map(recipe::ModuleName::as_str).collect();

@@ -1,10 +1,9 @@
 //! A build as a list of stages: each looks its result up in the store and makes it only when something changed.
 //!
 //! ```text
-//! solve → fetch → tools → bootstrap ─┐
-//!              └→ crates → agent ────┴→ rootfs → root ─┐
-//!                                          └────→ boot ─┼→ disk → manifest
-//!                                            data ──────┘
+//! solve → fetch → tools ─┬→ bootstrap ──────┬─────→ boot ─┐
+//!                        ├→ crates → agent ─┴→ rootfs → root ─┼→ disk, manifest
+//!                        └→ data ─────────────────────────────┘
 //! ```
 //! The story is [`Builder::build`]; what each stage does stands in the modules below it.
 
@@ -127,13 +126,15 @@ impl<'a> Builder<'a> {
             (joined(base), joined(agent), joined(data))
         });
         let (base, (agent, data)) = both(base, both(agent, data))?;
-        let rootfs = self.rootfs(plan, base.as_ref(), agent.as_ref())?;
         let (root, boot) = std::thread::scope(|scope| {
-            let root = scope.spawn(|| self.root(plan, rootfs.as_ref(), tools.as_ref()));
             let boot = scope.spawn(|| self.boot(plan, base.as_ref(), tools.as_ref()));
-            (joined(root), joined(boot))
+            let root = self.rootfs(plan, base.as_ref(), agent.as_ref()).and_then(|rootfs| {
+                let root = self.root(plan, rootfs.as_ref(), tools.as_ref())?;
+                Ok((rootfs, root))
+            });
+            (root, joined(boot))
         });
-        let (root, boot) = both(root, boot)?;
+        let ((rootfs, root), boot) = both(root, boot)?;
         let parts = image::Stages {
             solution: solution.as_ref(),
             base: base.as_ref(),

@@ -1,0 +1,56 @@
+//! `cargo xtask check`: the fast checks, all of them even when one fails.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use xshell::{Shell, cmd};
+
+use crate::show;
+use crate::verbs::Site;
+
+/// Runs one check in a shell that stands in the checkout.
+type Check = fn(&Shell) -> xshell::Result<()>;
+
+const CHECKS: &[(&str, Check)] = &[
+    ("format", |sh| cmd!(sh, "cargo fmt --all --check").quiet().run()),
+    ("clippy", |sh| cmd!(sh, "cargo clippy --workspace --all-targets --quiet -- -D warnings").quiet().run()),
+    ("docs", |sh| {
+        let _flags = sh.push_env("RUSTDOCFLAGS", "-D warnings");
+        cmd!(sh, "cargo doc --workspace --no-deps --document-private-items --quiet").quiet().run()
+    }),
+    ("dependencies", |sh| {
+        cmd!(sh, "cargo deny --log-level error check licenses bans sources").quiet().ignore_stdout().run()
+    }),
+    ("shell", shellcheck),
+    ("unit tests", |sh| cmd!(sh, "cargo test --workspace --quiet").quiet().run()),
+];
+
+pub(crate) fn check(site: &Site) -> Result<ExitCode> {
+    let shell = Shell::new()?;
+    shell.change_dir(&site.repo);
+    let mut failed = 0;
+    for (name, run) in CHECKS {
+        eprintln!("… {name}");
+        let started = Instant::now();
+        match run(&shell) {
+            Ok(()) => eprintln!("{} {name:<14} {:.1} s", show::good("✓"), started.elapsed().as_secs_f64()),
+            Err(error) => {
+                failed += 1;
+                eprintln!("{} {name:<14} {error}", show::bad("✗"));
+            }
+        }
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Every tracked file that is a POSIX or bash script: by its first line, or in the initramfs, which sources them.
+fn shellcheck(shell: &Shell) -> xshell::Result<()> {
+    let files = cmd!(shell, "git ls-files").quiet().read()?;
+    let is_script = |path: &&str| {
+        let first = shell.read_file(path).unwrap_or_default();
+        ["#!/bin/sh", "#!/usr/bin/env bash", "# shellcheck shell="].iter().any(|start| first.starts_with(start))
+    };
+    let scripts: Vec<&str> = files.lines().filter(|p| !p.ends_with(".rs")).filter(is_script).collect();
+    cmd!(shell, "shellcheck {scripts...}").quiet().run()
+}
