@@ -76,7 +76,7 @@ pub(crate) trait Scenario {
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<Self::State>>;
 
-    /// Called once if any check failed, while the state is still there.
+    /// Called once, at the end of the first phase in which a check failed.
     fn evidence(&self, state: &mut Self::State) -> Vec<Evidence>;
 
     /// How to reach what stays up when the context says `keep`.

@@ -148,6 +148,31 @@ fn empty(folder: &Path, programs: &Programs) -> anyhow::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
+/// Where programs write down the name of the computer they are on, below the root. Elsewhere a short name is
+/// part of innocent words, so only longer ones can be looked for.
+pub(crate) const NAME_PLACES: &[&str] = &[
+    "etc/aliases",
+    "etc/dhcpcd.conf",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/issue",
+    "etc/issue.net",
+    "etc/mailname",
+    "etc/motd",
+    "etc/network",
+    "etc/postfix/main.cf",
+    "etc/resolv.conf",
+    "etc/ssh",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem",
+    "etc/tor",
+    "root",
+    "usr/lib/os-release",
+    "var/lib/dbus",
+];
+
+/// Words shorter than this are looked for in [`NAME_PLACES`] only.
+pub(crate) const LONG_WORD: usize = 7;
+
 /// What a path of the root file system is, by the manifest's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

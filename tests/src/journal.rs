@@ -30,6 +30,8 @@ const ACCEPTED: &[Accepted] = &[
     always("kernel", "mtrr: your CPUs had inconsistent", EMULATED),
     always("kernel", "tsc: Unable to calibrate against PIT", EMULATED),
     always("kernel", "amd_pstate: the _CPC object is not present", EMULATED),
+    always("kernel", "APIC calibration not consistent with PM-Timer", EMULATED),
+    always("kernel", "calibrate_delay_direct()", EMULATED),
     always("kernel", "clocksource: ", EMULATED),
     always("kernel", "watchdog: BUG: soft lockup", "the emulating computer was too busy to run the guest"),
     always("kernel", "Spectre V", EMULATED),

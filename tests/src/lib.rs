@@ -7,6 +7,7 @@
 //!
 //! | module | what runs there |
 //! |---|---|
+//! | [`building`] | the builder: as an ordinary user, interrupted, killed |
 //! | [`file`] | the image file without booting it |
 //! | [`firmware`] | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | [`grub_slots`] | the real GRUB against the table of slot decisions |
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use qemu::{Arch, Programs};
 
 mod appliance;
+mod building;
 mod check;
 mod file;
 mod firmware;
@@ -45,6 +47,14 @@ pub struct Context {
     pub image_manifest: Option<PathBuf>,
     /// The image's architecture.
     pub arch: Arch,
+    /// The builder's program, whose checkout and cache follow.
+    pub program: PathBuf,
+    /// The checkout that the image was built from.
+    pub checkout: PathBuf,
+    /// The cache that the image was built in.
+    pub cache: PathBuf,
+    /// The recipe, relative to the checkout.
+    pub recipe: PathBuf,
     /// QEMU and the other lab programs.
     pub programs: Programs,
     /// Folder for one folder per scenario: logs, sockets, disk layers. Keep its path short (sockets).
@@ -78,6 +88,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
         all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Bios)));
     }
     all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
+    all.push(Box::new(building::Building));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all
 }

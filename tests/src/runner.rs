@@ -60,7 +60,9 @@ fn walk<T: Scenario>(
         Err(error) => (None, Some(format!("starting the scenario: {error:#}"))),
     };
     let mut took = start.elapsed();
+    let mut evidence = Vec::new();
     for phase in &phases[..=last] {
+        let before = sink.report.failed();
         if let (Some(state), None) = (&mut state, &lost) {
             let start = Instant::now();
             lost = guarded(|| (phase.enter)(state)).err().map(|error| format!("{error:#}"));
@@ -84,22 +86,25 @@ fn walk<T: Scenario>(
             // Told in full once.
             lost = lost.map(|why| first_line(&why).to_owned());
         }
+        // Now, since the next phase may end what could bear witness.
+        if let Some(state) = &mut state
+            && evidence.is_empty()
+            && sink.report.failed() > before
+        {
+            evidence = scenario.evidence(state);
+        }
     }
     let failed = sink.report.outcomes[before..].iter().any(|outcome| outcome.problem.is_some());
-    if let Some(state) = &mut state {
-        if failed {
-            for (title, lines) in scenario.evidence(state) {
-                writeln!(out, "  {title}")?;
-                for line in lines {
-                    writeln!(out, "    | {line}")?;
-                }
-            }
+    for (title, lines) in evidence {
+        writeln!(out, "  {title}")?;
+        for line in lines {
+            writeln!(out, "    | {line}")?;
         }
-        if ctx.keep
-            && let Some(how) = scenario.reach(state)
-        {
-            writeln!(out, "{how}")?;
-        }
+    }
+    if ctx.keep
+        && let Some(how) = state.as_ref().and_then(|state| scenario.reach(state))
+    {
+        writeln!(out, "{how}")?;
     }
     if failed {
         writeln!(out, "  again, leaving it up: cargo xtask test {name} --keep")?;
@@ -159,6 +164,14 @@ pub(crate) fn context() -> Context {
         image: "image".into(),
         image_manifest: None,
         arch: qemu::Arch::Amd64,
+        program: "/nowhere/program".into(),
+        checkout: "/nowhere/checkout".into(),
+        cache: "/nowhere/cache".into(),
+        recipe: "recipes/none.toml".into(),
+        program: "xtask".into(),
+        checkout: "checkout".into(),
+        cache: "cache".into(),
+        recipe: "recipe".into(),
         programs: qemu::Programs::debian(qemu::Arch::Amd64, Vec::new()),
         run_root: "run".into(),
         results: "results".into(),

@@ -61,7 +61,7 @@ impl World<'_> {
         for path in SHARED {
             let to = self.dir.join("cache").join(path);
             fs_err::create_dir_all(to.parent().context("a path has a folder")?)?;
-            std::os::unix::fs::symlink(self.site.cache.root().join(path), &to)?;
+            run(Command::new("cp").args(["-al"]).arg(self.site.cache.root().join(path)).arg(&to))?;
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ pub(crate) enum Verb {
     },
     /// Boot the newest image in QEMU, with the owner's console on this terminal. The image file stays as it is.
     #[command(after_help = "Leave with Ctrl-A then X.\n\nExamples:\n  cargo xtask run\n  cargo xtask run --headless   # \
-                            prints how to reach it, stays until Ctrl-C")]
+                            only shows the console, until Ctrl-C")]
     Run {
         #[command(flatten)]
         common: Common,

@@ -62,15 +62,15 @@ impl Stages {
 
 impl Progress for Stages {
     fn hit(&self, stage: &str) {
-        self.line(&format!("{} {stage:<10} {}", good("✓"), faint("unchanged")));
+        self.line(&format!("{} {stage:<12} {}", good("✓"), faint("unchanged")));
     }
 
     fn begin(&self, stage: &str, reason: &str) {
         if !self.live {
-            eprintln!("… {stage:<10} {reason}");
+            eprintln!("… {stage:<12} {reason}");
             return;
         }
-        let style = ProgressStyle::with_template("{spinner} {prefix:<10} {elapsed:>4} {wide_bar} {percent:>3}%  {msg}")
+        let style = ProgressStyle::with_template("{spinner} {prefix:<12} {elapsed:>4} {wide_bar} {percent:>3}%  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.screen.add(ProgressBar::new(0).with_style(style));
         bar.set_prefix(stage.to_owned());
@@ -96,7 +96,7 @@ impl Progress for Stages {
         {
             bar.finish_and_clear();
         }
-        self.line(&format!("{} {stage:<10} {:.1} s", good("✓"), took.as_secs_f64()));
+        self.line(&format!("{} {stage:<12} {:.1} s", good("✓"), took.as_secs_f64()));
     }
 
     fn note(&self, text: &str) {
@@ -134,6 +134,6 @@ pub(crate) fn image(image: &Image) -> String {
 pub(crate) fn verdicts(verdicts: &[Verdict]) -> String {
     verdicts.iter().map(|v| match &v.miss {
         None => format!("hit   {}\n", v.stage),
-        Some(reason) => format!("miss  {:<10} {reason}\n", v.stage),
+        Some(reason) => format!("miss  {:<12} {reason}\n", v.stage),
     }).collect()
 }

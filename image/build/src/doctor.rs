@@ -57,14 +57,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("git", "git"),
-    ("openssl", "openssl"),
-    ("perl", "perl"),
 ];
 /// Programs that only an ordinary user needs.
 const USER_PROGRAMS: &[(&str, &str)] = &[("newuidmap", "uidmap"), ("newgidmap", "uidmap")];
 
 /// Programs that only `make check` needs.
-const CHECK_PROGRAMS: &[(&str, &str)] = &[("shellcheck", "shellcheck")];
+const CHECK_PROGRAMS: &[(&str, &str)] = &[("shellcheck", "shellcheck"), ("openssl", "openssl"), ("perl", "perl")];
 
 /// Looks at everything. `checks` asks also for what `make check` needs.
 ///
@@ -89,6 +87,7 @@ pub fn examine(cache: &Cache, checks: bool) -> Result<Vec<Finding>> {
         programs.push("Debian's archive keys");
         packages.push("debian-archive-keyring");
     }
+    packages.sort_unstable();
     packages.dedup();
     if !packages.is_empty() {
         let mut fix = vec!["apt-get", "install", "--yes", "--no-install-recommends"];
@@ -141,10 +140,8 @@ pub fn fix(findings: &[Finding], cache: &Cache, checks: bool, log: &Log, tell: &
                 bail!("{}; run as root: {}", finding.problem, finding.line());
             }
             words.insert(0, "sudo".into());
-            // A password prompt must never look like a hang.
-            words.insert(1, "--non-interactive".into());
         }
-        Cmd::new(&words[0]).args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive").run(log)?;
+        Cmd::new(&words[0]).args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive").run_attached(log)?;
     }
     let left = examine(cache, checks)?;
     if !left.is_empty() {

@@ -141,6 +141,21 @@ impl Cmd {
         text.with_context(|| format!("reading what {self} printed"))
     }
 
+    /// Runs to the end on the person's own terminal, so that it can ask for a password. No space, no deadline.
+    ///
+    /// # Errors
+    /// The command could not start, or ended badly.
+    pub fn run_attached(&self, log: &Log) -> Result<()> {
+        log.trace(self)?;
+        let mut command = Command::new(&self.program);
+        let status = command.args(&self.args).envs(&self.env).status().with_context(|| format!("starting {self}"))?;
+        interrupted()?;
+        if !status.success() {
+            bail!("{self} ended with {status}");
+        }
+        Ok(())
+    }
+
     fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<Running> {
         interrupted()?;
         let argv = self.argv();

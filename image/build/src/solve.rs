@@ -122,7 +122,7 @@ pub fn solve(want: &Want, mirror: &Mirror, cache: &Cache, log: &Log) -> Result<S
         .args(["show", "--no-all-versions"])
         .args(chosen.iter().map(|(name, version)| format!("{name}={version}")))
         .output(log)?;
-    let security_lists = security_versions(&apt, &chosen, log)?;
+    let security_lists = security_paths(&apt, &chosen, &mirror.security, log)?;
     let mut packages = stanzas
         .split("\n\n")
         .filter(|s| !s.trim().is_empty())
@@ -192,9 +192,10 @@ fn installs(simulated: &str) -> Result<Vec<(String, String)>> {
 }
 
 /// Pool paths are below two archives' roots; `apt-get --print-uris` is the one place that says which.
-fn security_versions(
+fn security_paths(
     apt: &dyn Fn(&str) -> Cmd,
     chosen: &[(String, String)],
+    security: &str,
     log: &Log,
 ) -> Result<std::collections::BTreeSet<String>> {
     let uris = apt("apt-get")
@@ -205,7 +206,7 @@ fn security_versions(
     for line in uris.lines() {
         let Some(uri) = line.strip_prefix('\'').and_then(|l| l.split('\'').next()) else { continue };
         if let Some((base, path)) = uri.split_once("/pool/")
-            && base.ends_with("-security")
+            && base == security
         {
             paths.insert(format!("pool/{}", percent_decode(path)));
         }

@@ -7,7 +7,7 @@
 //! the scratch `/tmp` vanish together. Nothing is ever mounted on the host.
 //!
 //! Layout seen by the tool: a fresh tmpfs as `/`, the tree's `/usr` and `/etc` bound read-only into it, private
-//! `/proc`, `/dev` and `/tmp`, the binds that the stage asked for, and no network device unless asked for.
+//! `/proc`, `/dev` and `/tmp`, the binds that the stage asked for, and no network.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -44,8 +44,6 @@ pub struct Space {
     tree: Utf8PathBuf,
     binds: Vec<Bind>,
     devices: Vec<String>,
-    network: bool,
-    scratch: Option<Utf8PathBuf>,
 }
 
 /// What crosses from [`Space::wrap`] to [`enter`].
@@ -64,8 +62,6 @@ impl Space {
             tree: tree.to_owned(),
             binds: Vec::new(),
             devices: Vec::new(),
-            network: false,
-            scratch: None,
         }
     }
 
@@ -90,41 +86,23 @@ impl Space {
         self
     }
 
-    /// Keeps the host's network. Only the fetch stage and the interactive VM may want it.
-    #[must_use]
-    pub fn network(mut self) -> Self {
-        self.network = true;
-        self
-    }
-
-    /// Puts `/tmp` into this folder instead of memory: for machines that have too little of it.
-    #[must_use]
-    pub fn scratch(mut self, dir: &Utf8Path) -> Self {
-        self.scratch = Some(dir.to_owned());
-        self
-    }
-
     /// The argument vector that runs `argv` inside, with exactly the environment `env` and a fixed base.
     pub fn wrap(&self, argv: &[OsString], env: &BTreeMap<String, OsString>) -> Vec<OsString> {
         let env = env.iter().map(|(k, v)| (k.clone(), v.to_string_lossy().into_owned())).collect();
         let order = Order { space: self.clone(), env };
         let order = serde_json::to_string(&order).unwrap_or_else(|e| unreachable!("an order is plain data: {e}"));
-        let mut line: Vec<OsString> = self.prefix().into_iter().map(OsString::from).collect();
+        let mut line: Vec<OsString> = Self::prefix().into_iter().map(OsString::from).collect();
         line.extend([self.entry.as_str().into(), ENTER.into(), order.into(), "--".into()]);
         line.extend(argv.iter().cloned());
         line
     }
 
-    fn prefix(&self) -> Vec<&'static str> {
+    fn prefix() -> Vec<&'static str> {
         let mut words = vec!["unshare"];
         if !geteuid().is_root() {
             words.extend(["--user", "--map-root-user", "--map-auto"]);
         }
-        words.extend(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]);
-        if !self.network {
-            words.push("--net");
-        }
-        words.push("--");
+        words.extend(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--"]);
         words
     }
 }
@@ -170,13 +148,8 @@ fn lay_out(space: &Space) -> Result<()> {
         }
     }
     let tmp = root.join("tmp");
-    match &space.scratch {
-        Some(dir) => bind(dir, &tmp, true)?,
-        None => {
-            fs_err::create_dir_all(&tmp)?;
-            fs_err::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
-        }
-    }
+    fs_err::create_dir_all(&tmp)?;
+    fs_err::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
     for folder in ["run", "root", "var/lib", "var/tmp", "var/cache"] {
         fs_err::create_dir_all(root.join(folder))?;
     }
@@ -185,7 +158,7 @@ fn lay_out(space: &Space) -> Result<()> {
         let target = root.join(item.target.as_str().trim_start_matches('/'));
         bind(&item.source, &target, item.writable)?;
     }
-    kernel_files(&root, space.network)?;
+    kernel_files(&root)?;
     rustix::system::sethostname(b"localhost").context("naming the space")?;
     std::env::set_current_dir(&root).with_context(|| format!("changing into {root}"))?;
     pivot_root(".", ".").context("making the new root")?;
@@ -249,19 +222,15 @@ fn devices(dev: &Utf8Path, extra: &[String]) -> Result<()> {
     tmpfs(&dev.join("shm"), "mode=1777")
 }
 
-fn kernel_files(root: &Utf8Path, network: bool) -> Result<()> {
+fn kernel_files(root: &Utf8Path) -> Result<()> {
     let proc = root.join("proc");
     fs_err::create_dir_all(&proc)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", proc.as_std_path(), "proc", flags, None::<&std::ffi::CStr>).context("mounting /proc")?;
     let sys = root.join("sys");
     fs_err::create_dir_all(&sys)?;
-    if !network {
-        // A sysfs belongs to a network namespace; without an own one the kernel refuses it.
-        mount("sysfs", sys.as_std_path(), "sysfs", flags | MountFlags::RDONLY, None::<&std::ffi::CStr>)
-            .context("mounting /sys")?;
-    }
-    Ok(())
+    mount("sysfs", sys.as_std_path(), "sysfs", flags | MountFlags::RDONLY, None::<&std::ffi::CStr>)
+        .context("mounting /sys")
 }
 
 #[cfg(test)]

@@ -120,6 +120,12 @@ impl Entry {
         self.dir.join(name)
     }
 
+    /// Marks the entry as used now, for the clean-up.
+    pub fn touch(&self) {
+        // Where the time cannot be set, an entry is only made again sooner.
+        let _ = std::fs::File::open(&self.dir).and_then(|d| d.set_modified(SystemTime::now()));
+    }
+
     /// A fact that the stage noted with its result, such as the digest of a file.
     ///
     /// # Errors
@@ -231,8 +237,6 @@ impl Cache {
     pub fn look_up(&self, line: &str, stage: &str, ingredients: &Ingredients) -> Lookup {
         let dir = self.entry_dir(stage, &ingredients.key());
         if let Some(entry) = read_entry(&dir) {
-            // For the clean-up. Where the time cannot be set, an entry is only made again sooner.
-            let _ = std::fs::File::open(&dir).and_then(|d| d.set_modified(SystemTime::now()));
             return Lookup::Hit(entry);
         }
         let reason = match self.last(line, stage) {
@@ -276,7 +280,6 @@ impl Cache {
         if let Some(parent) = dir.parent() {
             fs_err::create_dir_all(parent)?;
         }
-        // mkdtemp's 0700 would hide the tree of a root-run build from the tools of another user: keep it ours.
         if dir.exists() {
             fs_err::remove_dir_all(&dir)?;
         }
@@ -337,7 +340,10 @@ fn read_entry(dir: &Utf8Path) -> Option<Entry> {
 /// A file operation failed; the old file is untouched then.
 pub fn replace_file(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().with_context(|| format!("{path} has no folder"))?;
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(|| format!("making a file in {dir}"))?;
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(dir)
+        .with_context(|| format!("making a file in {dir}"))?;
     std::io::Write::write_all(&mut file, bytes).with_context(|| format!("writing {path}"))?;
     file.as_file().sync_all().with_context(|| format!("syncing {path}"))?;
     file.persist(path).with_context(|| format!("putting {path} in place"))?;
@@ -428,7 +434,8 @@ mod tests {
             std::fs::File::open(&dir).unwrap().set_modified(time).unwrap();
             keys.push(ingredients.key());
         }
-        let Lookup::Hit(_) = cache.look_up("l", "s", &list(&[("n", "0")])) else { panic!("miss") };
+        let Lookup::Hit(first) = cache.look_up("l", "s", &list(&[("n", "0")])) else { panic!("miss") };
+        first.touch();
         cache.clean_up("s").unwrap();
         let left: Vec<bool> = keys.iter().map(|k| cache.entry_dir("s", k).exists()).collect();
         assert_eq!(left, [true, false, false, true, true, true]);

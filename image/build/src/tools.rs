@@ -41,7 +41,7 @@ pub const BUILDER: Kind = Kind {
 pub const LAB: Kind = Kind {
     stage: "lab",
     packages: &[
-        "qemu-system-x86", "qemu-utils", "ovmf", "seabios", "fdisk", "gdisk", "mtools", "dosfstools", "e2fsprogs",
+        "qemu-system-x86", "qemu-utils", "ovmf", "seabios", "socat", "zstd", "fdisk", "gdisk", "mtools", "dosfstools", "e2fsprogs",
         "erofs-utils", "iproute2", "tor", "openssl", "util-linux", "mount",
     ],
 };

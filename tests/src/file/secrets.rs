@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 
 use super::scan::{Finder, Hit};
 use crate::check::{Verdict, none_of};
-use crate::image::{Opened, section};
+use crate::image::{LONG_WORD, NAME_PLACES, Opened, section};
 
 /// How a secret begins, and what shows that one follows: the same words stand in the programs that read them.
 struct Secret {
@@ -105,17 +105,13 @@ fn secret(hit: &Hit<'_>) -> Option<&'static str> {
     follows(&hit.bytes[needle.len()..]).then_some(*name)
 }
 
-/// Words shorter than this are looked for as whole words in the configuration only: anywhere else, chance
-/// would find them.
-const LONG: usize = 7;
-
 pub(super) fn no_build_path_or_hostname(image: &mut Opened) -> Verdict {
     let words: BTreeMap<_, _> =
         image.ctx.forbidden.clone().into_iter().filter(|(_, word)| !word.is_empty()).collect();
     if words.is_empty() {
         bail!("nobody said what the computer is called that built the image");
     }
-    let (long, short): (Vec<_>, Vec<_>) = words.iter().partition(|(_, word)| word.len() >= LONG);
+    let (long, short): (Vec<_>, Vec<_>) = words.iter().partition(|(_, word)| word.len() >= LONG_WORD);
     let mut findings = Vec::new();
     let finder = Finder::new(&long.iter().map(|(_, word)| word.as_str()).collect::<Vec<_>>(), 0)?;
     everything(image, |place, stream| {
@@ -124,20 +120,32 @@ pub(super) fn no_build_path_or_hostname(image: &mut Opened) -> Verdict {
             findings.push(format!("{what} ({word:?}) in {place} at {}", hit.at));
         })
     })?;
-    for file in files(&image.root.join("etc")) {
-        let bytes = fs_err::read(&file)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let mut parts = text.split(|c: char| !c.is_alphanumeric() && c != '-');
-        let found = parts.find_map(|part| short.iter().find(|(_, word)| *word == part));
-        findings.extend(found.map(|(what, word)| format!("{what} ({word:?}) in {}", file.display())));
+    for place in NAME_PLACES {
+        for file in files(&image.root.join(place))? {
+            let bytes = fs_err::read(&file)?;
+            let text = String::from_utf8_lossy(&bytes);
+            let mut parts = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+            let found = parts.find_map(|part| short.iter().find(|(_, word)| *word == part));
+            let name = file.strip_prefix(&image.root)?.display();
+            findings.extend(found.map(|(what, word)| format!("{what} ({word:?}) in /{name}")));
+        }
     }
     none_of(&findings)
 }
 
-/// Regular files below a folder, in order.
-fn files(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {
-    let entries = WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(Result::ok);
-    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
+/// Regular files at or below a place, in order; none if there is no such place.
+fn files(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !place.exists() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in WalkDir::new(place).sort_by_file_name() {
+        let entry = entry.context("walking the files of the image")?;
+        if entry.file_type().is_file() {
+            files.push(entry.into_path());
+        }
+    }
+    Ok(files)
 }
 
 /// Every byte of the image in every form: the raw file, each file of the root file system and of the boot
@@ -149,12 +157,12 @@ fn everything(
     let length = fs_err::metadata(&image.ctx.image)?.len();
     look("the image file", &mut section(&image.ctx.image, 0, length)?)?;
     for (title, folder) in [("", &image.root), ("boot:", &image.boot)] {
-        for file in files(folder) {
+        for file in files(folder)? {
             let name = file.strip_prefix(folder).unwrap_or(&file).display();
             look(&format!("{title}/{name}"), &mut fs_err::File::open(&file)?)?;
         }
     }
-    for file in files(&image.boot) {
+    for file in files(&image.boot)? {
         let initial = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("initrd"));
         if initial {
             let name =
@@ -224,7 +232,7 @@ const SKELETON: [&str; 2] = ["root/.bashrc", "root/.profile"];
 pub(super) fn no_secret_file(image: &mut Opened) -> Verdict {
     let mut findings = Vec::new();
     for top in ["", "usr/share/factory/"] {
-        for file in files(&image.root.join(top)) {
+        for file in files(&image.root.join(top))? {
             let name = file.strip_prefix(image.root.join(top)).unwrap_or(&file).to_string_lossy();
             let empty = fs_err::metadata(&file)?.len() == 0;
             let bad = FILES.iter().find(|(prefix, _)| name.starts_with(prefix));

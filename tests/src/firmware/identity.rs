@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{State, disk, first};
 use crate::appliance::Appliance;
 use crate::check::{PASS, Verdict, fail, none_of};
+use crate::image::{LONG_WORD, NAME_PLACES};
 
 /// Where each file under `/data` and `/etc` may change from boot to boot, and why.
 const CHANGING: &[(&str, &str)] = &[
@@ -92,10 +93,13 @@ pub(super) fn no_host_identity(state: &mut State) -> Verdict {
     }
     let mut findings = Vec::new();
     for (what, word) in words.iter().filter(|(_, word)| !word.is_empty()) {
-        // As a whole word: short host names are parts of others.
         let word = word.replace('\'', "");
-        let script =
-            format!("grep -rIlwF --exclude-dir=log -e '{word}' /etc /data /run/systemd /proc/cmdline");
+        let places = if word.len() >= LONG_WORD {
+            "/etc /data /run/systemd /proc/cmdline".to_owned()
+        } else {
+            NAME_PLACES.iter().map(|place| format!("/{place} ")).collect()
+        };
+        let script = format!("grep -rsIlwF --exclude-dir=log -e '{word}' {places}");
         let output = state.appliance.run(&script)?;
         findings.extend(output.stdout.lines().map(|file| format!("{what} ({word:?}) is in {file}")));
     }

@@ -157,13 +157,16 @@ fn is_bios(state: &mut State) -> Verdict {
 }
 
 fn is_uefi(state: &mut State, secure: bool) -> Verdict {
-    // A variable's file starts with four bytes of attributes (Linux, efivarfs).
-    let script =
-        "od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-    let byte = state.appliance.read(script)?.trim().to_owned();
     let mut findings = Vec::new();
-    if byte != if secure { "1" } else { "0" } {
-        findings.push(format!("the variable SecureBoot is {byte}"));
+    if !state.appliance.run("test -d /sys/firmware/efi/efivars")?.status.success() {
+        return fail("there is no /sys/firmware/efi/efivars: this was no UEFI boot");
+    }
+    // A variable's file starts with four bytes of attributes (Linux, efivarfs). Firmware without Secure Boot
+    // has no such variable.
+    let name = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    let byte = state.appliance.read(&format!("test ! -e {name} || od -An -tu1 -j4 -N1 {name}"))?;
+    if (byte.trim() == "1") != secure {
+        findings.push(format!("the variable SecureBoot is {:?}", byte.trim()));
     }
     let lockdown = state.appliance.read("cat /sys/kernel/security/lockdown")?.trim().to_owned();
     if secure && !lockdown.contains("[integrity]") && !lockdown.contains("[confidentiality]") {

@@ -8,6 +8,7 @@ use crate::image::Manifest;
 
 /// What the image leaves out of packages on purpose, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
+    ("/boot/", "the kernel lies in the slot's folder on the boot partition"),
     ("/usr/share/doc/", "documentation; licences stay"),
     ("/usr/share/man/", "manual pages"),
     ("/usr/share/info/", "manuals"),
@@ -15,6 +16,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/usr/share/lintian/", "for package checkers"),
     ("/usr/share/bug/", "for bug reports from Debian's own tool"),
 ];
+
+/// What the image replaces in packages on purpose, and why.
+const REPLACED: &[(&str, &str)] =
+    &[("/usr/lib/os-release", "names the image and its version (os-release(5))")];
 
 pub(super) fn dpkg_database_usable(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
@@ -52,9 +57,12 @@ fn damaged(report: &str) -> Vec<String> {
         let path = line.find(" /").map_or("", |at| &line[at + 1..]);
         let words: Vec<_> = line.split_whitespace().collect();
         let configuration = words.get(1) == Some(&"c");
-        let left_out =
-            words.first() == Some(&"missing") && LEFT_OUT.iter().any(|(folder, _)| path.starts_with(folder));
-        !line.trim().is_empty() && !configuration && !left_out
+        let meant = if words.first() == Some(&"missing") {
+            LEFT_OUT.iter().any(|(folder, _)| path.starts_with(folder))
+        } else {
+            REPLACED.iter().any(|(file, _)| path == *file)
+        };
+        !line.trim().is_empty() && !configuration && !meant
     };
     report.lines().filter(counts).map(str::to_owned).collect()
 }
@@ -121,7 +129,10 @@ mod tests {
                       missing     /usr/bin/ls\n\
                       ??5?????? c /etc/issue\n\
                       ??5??????   /usr/bin/cp\n\
+                      ??5??????   /usr/lib/os-release\n\
+                      missing     /usr/lib/os-release\n\
                       missing   c /etc/motd\n";
-        assert_eq!(damaged(report), ["missing     /usr/bin/ls", "??5??????   /usr/bin/cp"]);
+        let want = ["missing     /usr/bin/ls", "??5??????   /usr/bin/cp", "missing     /usr/lib/os-release"];
+        assert_eq!(damaged(report), want);
     }
 }

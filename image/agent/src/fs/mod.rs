@@ -7,6 +7,8 @@
 pub mod atomic;
 mod real;
 
+use std::os::fd::OwnedFd;
+
 use anyhow::Result;
 use camino::Utf8Path;
 
@@ -75,6 +77,29 @@ impl Entry {
     }
 }
 
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What programs may still use.
+    pub free: u64,
+}
+
+/// A held folder. Dropping it lets others go on.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Lock {
+    _fd: Option<OwnedFd>,
+}
+
+impl Lock {
+    /// Holds `fd`, which is locked.
+    pub(crate) fn of(fd: OwnedFd) -> Self {
+        Self { _fd: Some(fd) }
+    }
+}
+
 /// Whether a rename may take the place of an existing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replace {
@@ -137,6 +162,24 @@ pub trait Fs {
     /// # Errors
     /// With [`Replace::Never`] also when `to` exists.
     fn rename(&self, from: &Utf8Path, to: &Utf8Path, replace: Replace) -> Result<()>;
+
+    /// Writes `size` spaces over the beginning of an existing file, in place.
+    ///
+    /// # Errors
+    /// When it is a link or cannot be written.
+    fn overwrite(&self, path: &Utf8Path, size: usize) -> Result<()>;
+
+    /// Waits until nobody else holds this folder, and holds it until the result is dropped.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    fn lock(&self, dir: &Utf8Path) -> Result<Lock>;
+
+    /// How much room there is on the file system that holds `path`; `None` if the path is not there.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn space(&self, path: &Utf8Path) -> Result<Option<Space>>;
 
     /// Removes a file's name.
     ///

@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use camino::Utf8Path;
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-use super::{Access, Entry, Fs, Kind, Owner, Replace};
+use super::{Access, Entry, Fs, Kind, Lock, Owner, Replace, Space};
 
 /// The file system below a folder. On the appliance that folder is `/`; in tests any other.
 #[derive(Debug)]
@@ -146,6 +146,33 @@ impl Fs for RealFs {
             rustix::fs::renameat_with(from_folder, from_name, to_folder, to_name, flags)
         });
         renamed.with_context(|| format!("renaming {from} to {to}"))
+    }
+
+    fn overwrite(&self, path: &Utf8Path, size: usize) -> Result<()> {
+        let opened = self.folder(path).and_then(|(folder, name)| {
+            let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(&folder, name, flags, Mode::empty())
+        });
+        let fd = opened.with_context(|| format!("opening {path}"))?;
+        File::from(fd).write_all(&vec![b' '; size]).with_context(|| format!("overwriting {path}"))
+    }
+
+    fn lock(&self, dir: &Utf8Path) -> Result<Lock> {
+        let fd = self
+            .open_at(dir, OFlags::RDONLY | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+            .and_then(|fd| rustix::fs::flock(&fd, FlockOperation::LockExclusive).map(|()| fd))
+            .with_context(|| format!("locking {dir}"))?;
+        Ok(Lock::of(fd))
+    }
+
+    fn space(&self, path: &Utf8Path) -> Result<Option<Space>> {
+        let fd = match self.open_at(path, OFlags::RDONLY, ResolveFlags::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            opened => opened.with_context(|| format!("opening {path}"))?,
+        };
+        let stat = rustix::fs::fstatvfs(fd).with_context(|| format!("asking for the room on {path}"))?;
+        let (total, free) = (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize);
+        Ok(Some(Space { total, free }))
     }
 
     fn remove(&self, path: &Utf8Path) -> Result<()> {

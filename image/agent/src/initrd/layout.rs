@@ -2,10 +2,12 @@
 //!
 //! Never touches what is inside these folders: that is [`super::factory`]'s (for `/var`) or the owner's.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use camino::Utf8Path;
+use identity::machine_id::MachineId;
 
 use crate::fs::{Access, Fs, Replace, atomic};
+use crate::machine;
 
 /// Top of the data partition. `var` is missing on purpose: its first appearance is one rename, made by
 /// [`super::factory`].
@@ -32,49 +34,10 @@ pub(super) fn folders(fs: &dyn Fs) -> Result<()> {
 /// Makes a machine-id if there is no valid one.
 pub(super) fn machine_id(fs: &dyn Fs) -> Result<()> {
     let path = Utf8Path::new(MACHINE_ID);
-    if fs.read(path)?.is_some_and(|id| is_machine_id(&id)) {
+    let known = fs.read(path)?;
+    if known.is_some_and(|id| std::str::from_utf8(&id).is_ok_and(|id| id.parse::<MachineId>().is_ok())) {
         return Ok(());
     }
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .context("asking the kernel for random bytes for the machine-id")?;
-    atomic::put(fs, path, format_machine_id(random).as_bytes(), Access::root(0o444), Replace::Allowed)
-}
-
-/// A random (version 4) UUID without dashes, as machine-id(5) wants it.
-fn format_machine_id(mut random: [u8; 16]) -> String {
-    random[6] = random[6] & 0x0f | 0x40;
-    random[8] = random[8] & 0x3f | 0x80;
-    format!("{:032x}\n", u128::from_be_bytes(random))
-}
-
-fn is_machine_id(content: &[u8]) -> bool {
-    let id = content.strip_suffix(b"\n").unwrap_or(content);
-    let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
-    id.len() == 32 && id.iter().all(hex) && id.iter().any(|b| *b != b'0')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_id_is_a_random_uuid() {
-        let id = format_machine_id([0xff; 16]);
-        assert_eq!(id, "ffffffffffff4fffbfffffffffffffff\n");
-        assert!(is_machine_id(id.as_bytes()));
-        assert!(is_machine_id(format_machine_id([0; 16]).as_bytes()));
-    }
-
-    #[test]
-    fn what_is_not_a_machine_id_is_replaced() {
-        for wrong in [
-            "",
-            "uninitialized\n",
-            "00000000000000000000000000000000\n",
-            "FFFFFFFFFFFF4FFFBFFFFFFFFFFFFFFF\n",
-        ] {
-            assert!(!is_machine_id(wrong.as_bytes()), "{wrong:?}");
-        }
-    }
+    let id = MachineId::generate(&mut *machine::system_rng()).file();
+    atomic::put(fs, path, id.as_bytes(), Access::root(0o444), Replace::Allowed)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use recipe::Plan;
 
-use super::{Builder, Facts, Work, line, source_date};
+use super::{Builder, Facts, Work, line};
 use crate::exec::{Cmd, Log};
 use crate::store::{Entry, Ingredients, sha256};
 
@@ -31,8 +31,7 @@ impl Builder<'_> {
                 list.add("the crates", crates.fact("digest")?);
                 list.add("the tools", tools.fact("solution")?);
                 list.add("the architecture", plan.arch().debian_name());
-                let log = self.log(&line, stage)?;
-                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                list.add("the source date", self.date(plan)?.to_string());
                 for member in MEMBERS {
                     list.add(format!("{member}/Cargo.toml"), sha256(cut_member(&self.repo, member)?.as_bytes()));
                 }
@@ -69,7 +68,7 @@ impl Builder<'_> {
             .args(["build", "--manifest-path=/src/Cargo.toml", "--package=cipolla-agent", "--bin=cipolla"])
             .args(["--profile=agent", "--locked", "--offline", "--target-dir=/work/target"])
             .env("CARGO_HOME", "/tmp/cargo")
-            .env("SOURCE_DATE_EPOCH", source_date(plan, &self.repo, work.log)?.to_string())
+            .env("SOURCE_DATE_EPOCH", self.date(plan)?.to_string())
             .within(&space)
             .run(work.log)
     }

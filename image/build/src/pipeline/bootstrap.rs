@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use camino::Utf8Path;
 use recipe::Plan;
 
-use super::{Builder, Facts, Work, line, source_date};
+use super::{Builder, Facts, Work, line};
 use crate::exec::Cmd;
 use crate::pool;
 use crate::rootfs::tree::{self, Kind};
@@ -43,8 +43,7 @@ impl Builder<'_> {
                 list.add("the tools", tools.fact("solution")?);
                 list.add("the initramfs modules", sha256(hook.as_bytes()));
                 list.add("the initramfs configuration", sha256(INITRAMFS_CONF.as_bytes()));
-                let log = self.log(&line, stage)?;
-                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                list.add("the source date", self.date(plan)?.to_string());
                 Some(list)
             }
             _ => None,
@@ -105,7 +104,7 @@ impl Builder<'_> {
         }
         let include: Vec<&str> =
             solution.packages.iter().filter(|p| !p.essential).map(|p| p.name.as_str()).collect();
-        let date = source_date(plan, &self.repo, work.log)?;
+        let date = self.date(plan)?;
         let space = self
             .space(tools, work)
             .read_only(&self.cache.pool(), "/repository/pool")
@@ -148,7 +147,7 @@ fn initramfs_hook(plan: &Plan) -> String {
     )
 }
 
-/// See initramfs.conf(5). Compression is left to the release file, and a small initramfs unpacks faster plain.
+/// See initramfs.conf(5). A light compression: the file is small, and is unpacked at every start.
 const INITRAMFS_CONF: &str = "MODULES=list\nBUSYBOX=auto\nCOMPRESS=zstd\nCOMPRESSLEVEL=3\nRESUME=none\n";
 
 fn packages_index(solution: &Solution) -> String {

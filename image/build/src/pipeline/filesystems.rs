@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use recipe::{Arch, Firmware, Plan};
 
-use super::{Builder, Facts, line, source_date};
+use super::{Builder, Facts, line};
 use crate::disk::bios;
 use crate::disk::cpio::Archive;
 use crate::disk::fat;
@@ -44,8 +44,7 @@ impl Builder<'_> {
                 list.add("the root tar", rootfs.fact("root.tar")?);
                 list.add("the tools", tools.fact("solution")?);
                 list.add("the file system's UUID", uuid.as_str());
-                let log = self.log(&line, stage)?;
-                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                list.add("the source date", self.date(plan)?.to_string());
                 Some(list)
             }
             _ => None,
@@ -53,7 +52,7 @@ impl Builder<'_> {
         self.stage(&line, stage, ingredients, |work| {
             let rootfs = rootfs.context("the stage before has a result")?;
             let tools = tools.context("the stage before has a result")?;
-            let date = source_date(plan, &self.repo, work.log)?;
+            let date = self.date(plan)?;
             let space = self.space(tools, work).read_only(&rootfs.file("root.tar"), "/root.tar");
             Cmd::new("mkfs.erofs")
                 .args(["--quiet", "--tar=f", "-Enoinline_data", "-L", "root"])
@@ -91,8 +90,7 @@ impl Builder<'_> {
             Some(tools) => {
                 let mut list = Ingredients::new(DATA_VERSION);
                 list.add("the tools", tools.fact("solution")?).add("mke2fs's arguments", args.join(" "));
-                let log = self.log(&line, stage)?;
-                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                list.add("the source date", self.date(plan)?.to_string());
                 Some(list)
             }
             None => None,
@@ -101,7 +99,7 @@ impl Builder<'_> {
             let tools = tools.context("the stage before has a result")?;
             Cmd::new("mke2fs")
                 .args(&args)
-                .env("SOURCE_DATE_EPOCH", source_date(plan, &self.repo, work.log)?.to_string())
+                .env("SOURCE_DATE_EPOCH", self.date(plan)?.to_string())
                 .within(&self.space(tools, work))
                 .run(work.log)?;
             Ok(Facts::from([("data.ext4".into(), sha256_file(&work.dir.join("data.ext4"))?)]))
@@ -128,8 +126,7 @@ impl Builder<'_> {
                     let content = if entry.source().is_file() { sha256_file(entry.source())? } else { String::new() };
                     list.add(name.as_str(), crate::store::sha256(format!("{mode:o} {content}").as_bytes()));
                 }
-                let log = self.log(&line, stage)?;
-                list.add("the source date", source_date(plan, &self.repo, &log)?.to_string());
+                list.add("the source date", self.date(plan)?.to_string());
                 Some(list)
             }
             _ => None,
@@ -137,7 +134,7 @@ impl Builder<'_> {
         self.stage(&line, stage, ingredients, |work| {
             let base = base.context("the stage before has a result")?;
             let tools = tools.context("the stage before has a result")?;
-            let date = source_date(plan, &self.repo, work.log)?;
+            let date = self.date(plan)?;
             let tree = tools::tree_of(tools);
             let ids = disk_ids(plan);
             let slot = grub::slot_files(Slot::A);

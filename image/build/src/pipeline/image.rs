@@ -8,7 +8,7 @@ use recipe::{ContentSizes, Plan};
 use serde::{Deserialize, Serialize};
 
 use super::filesystems::layout;
-use super::{Builder, Facts, source_date};
+use super::{Builder, Facts};
 use crate::disk::assemble::{self, Parts};
 use crate::disk::bios;
 use crate::disk::layout::{Layout, Role};
@@ -138,8 +138,7 @@ impl Builder<'_> {
             self.verdict(stage, Some("follows from the above".into()))?;
             return Ok(None);
         };
-        let log = self.log(line, stage)?;
-        let date = source_date(plan, &self.repo, &log)?;
+        let date = self.date(plan)?;
         let mut list = Ingredients::new(CODE_VERSION);
         list.add("the root", made.root.fact("root.erofs")?).add("the boot partition", made.boot.fact("boot.fat")?);
         list.add("the data partition", made.data.fact("data.ext4")?).add("the version", plan.version().to_string());

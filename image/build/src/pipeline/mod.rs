@@ -15,7 +15,7 @@ mod packages;
 mod root;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -50,6 +50,7 @@ pub struct Builder<'a> {
     options: Options,
     progress: &'a dyn Progress,
     dry: bool,
+    date: OnceLock<u64>,
     verdicts: Mutex<Vec<Verdict>>,
 }
 
@@ -82,7 +83,7 @@ impl<'a> Builder<'a> {
         options: Options,
         progress: &'a dyn Progress,
     ) -> Self {
-        Builder { cache, entry, repo, options, progress, dry: false, verdicts: Mutex::default() }
+        Builder { cache, entry, repo, options, progress, dry: false, date: OnceLock::new(), verdicts: Mutex::default() }
     }
 
     /// Builds the image of a plan into `out`, under its final names.
@@ -147,7 +148,7 @@ impl<'a> Builder<'a> {
         .whole();
         let image = self.image(plan, parts, out, &line)?;
         if !self.dry {
-            for stage in ["tools", "lab", "solve", "crates", "agent", "bootstrap", "rootfs", "root", "boot", "data"] {
+            for stage in ["tools", "lab", "solve", "crates", "agent", "bootstrap", "rootfs", "root", "boot", "data", "disk"] {
                 self.cache.clean_up(stage)?;
             }
         }
@@ -163,15 +164,17 @@ impl<'a> Builder<'a> {
         ingredients: Option<Ingredients>,
         make: impl FnOnce(&Work<'_>) -> Result<Facts>,
     ) -> Result<Option<Entry>> {
+        let shown = &shown(line, stage);
         let Some(ingredients) = ingredients else {
-            self.verdict(stage, Some("follows from the above".into()))?;
+            self.verdict(shown, Some("follows from the above".into()))?;
             return Ok(None);
         };
         let reason = match self.cache.look_up(line, stage, &ingredients) {
             Lookup::Hit(entry) if !(self.options.refresh && stage == packages::SOLVE) => {
-                self.verdict(stage, None)?;
+                self.verdict(shown, None)?;
                 if !self.dry {
-                    self.progress.hit(stage);
+                    self.progress.hit(shown);
+                    entry.touch();
                     self.cache.note(line, stage, &ingredients)?;
                 }
                 return Ok(Some(entry));
@@ -180,21 +183,38 @@ impl<'a> Builder<'a> {
             Lookup::Miss(reason) => reason,
         };
         if self.dry {
-            self.verdict(stage, Some(reason))?;
+            self.verdict(shown, Some(reason))?;
             return Ok(None);
         }
-        self.progress.begin(stage, &reason);
+        self.progress.begin(shown, &reason);
         let started = Instant::now();
         let log = self.log(line, stage)?;
         log.line(&format!("# {stage}: {reason}"))?;
         let scratch = self.cache.scratch(stage)?;
         let dir = Utf8PathBuf::try_from(scratch.path().to_owned()).context("the scratch folder's name")?;
-        let advance = |done, all| self.progress.advance(stage, done, all);
+        let advance = |done, all| self.progress.advance(shown, done, all);
         let facts = make(&Work { dir, log: &log, advance: &advance }).with_context(|| format!("stage {stage}"))?;
         let entry = self.cache.store(stage, &ingredients, scratch, facts)?;
         self.cache.note(line, stage, &ingredients)?;
-        self.progress.end(stage, started.elapsed());
+        self.progress.end(shown, started.elapsed());
         Ok(Some(entry))
+    }
+
+    /// Seconds since 1970 that no file of the image is newer than: the recipe's, else `SOURCE_DATE_EPOCH`
+    /// (reproducible-builds.org), else the checkout's last commit.
+    fn date(&self, plan: &Plan) -> Result<u64> {
+        if let Some(date) = plan.source_date().or(self.date.get().copied()) {
+            return Ok(date);
+        }
+        let text = match std::env::var("SOURCE_DATE_EPOCH") {
+            Ok(text) => text,
+            Err(_) => crate::exec::Cmd::new("git")
+                .args(["-C", self.repo.as_str(), "log", "-1", "--format=%ct"])
+                .output(&self.log(&line(plan), "source-date")?)
+                .context("finding a source date: give the recipe [release] source_date, or set SOURCE_DATE_EPOCH")?,
+        };
+        let date = text.trim().parse().with_context(|| format!("the source date is no number of seconds: {text}"))?;
+        Ok(*self.date.get_or_init(|| date))
     }
 
     fn verdict(&self, stage: &str, miss: Option<String>) -> Result<()> {
@@ -218,6 +238,14 @@ fn line(plan: &Plan) -> String {
     format!("{}-{}", plan.name(), plan.arch().debian_name())
 }
 
+/// A stage's name for people: where it runs for the tools and for the image, which of the two.
+fn shown(line: &str, stage: &str) -> String {
+    match stage {
+        packages::SOLVE | packages::FETCH => format!("{stage} {}", line.split('-').next().unwrap_or(line)),
+        _ => stage.to_owned(),
+    }
+}
+
 fn joined<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a stage panicked"))?
 }
@@ -230,20 +258,4 @@ fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
 {b:#}")),
         (Err(error), _) | (_, Err(error)) => Err(error),
     }
-}
-
-/// Seconds since 1970 that no file of the image is newer than: the recipe's, else `SOURCE_DATE_EPOCH`
-/// (reproducible-builds.org), else the checkout's last commit.
-fn source_date(plan: &Plan, repo: &Utf8Path, log: &Log) -> Result<u64> {
-    if let Some(date) = plan.source_date() {
-        return Ok(date);
-    }
-    if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
-        return text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is not a number of seconds: {text}"));
-    }
-    let text = crate::exec::Cmd::new("git")
-        .args(["-C", repo.as_str(), "log", "-1", "--format=%ct"])
-        .output(log)
-        .context("finding a source date: give the recipe [release] source_date, or set SOURCE_DATE_EPOCH")?;
-    text.trim().parse().with_context(|| format!("git's commit time is not a number: {text}"))
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use recipe::{Plan, Pocket};
 
-use super::{Builder, Facts, line};
+use super::{Builder, Facts, line, shown};
 use crate::mirror;
 use crate::pool::{self, Patience};
 use crate::solve::{Solution, Want, solve};
@@ -11,6 +11,7 @@ use crate::store::{Entry, Ingredients};
 use crate::tools;
 
 pub(super) const SOLVE: &str = "solve";
+pub(super) const FETCH: &str = "fetch";
 
 impl Builder<'_> {
     /// The image's packages, all of them in the pool.
@@ -75,7 +76,10 @@ impl Builder<'_> {
             fs_err::write(work.dir.join("solution.json"), serde_json::to_vec(&solution)?)?;
             Ok(Facts::from([("packages".into(), solution.packages.len().to_string())]))
         })?;
-        let Some(entry) = entry else { return Ok(None) };
+        let Some(entry) = entry else {
+            self.verdict(&shown(line, FETCH), Some("follows from the above".into()))?;
+            return Ok(None);
+        };
         let file = entry.file("solution.json");
         let solution: Solution =
             serde_json::from_slice(&fs_err::read(&file)?).with_context(|| format!("reading {file}"))?;
@@ -84,25 +88,25 @@ impl Builder<'_> {
     }
 
     fn fetch(&self, line: &str, solution: &Solution, named: Option<&str>) -> Result<()> {
-        const FETCH: &str = "fetch";
+        let name = &shown(line, FETCH);
         let missing = pool::missing(solution, &self.cache.pool());
         if missing.is_empty() {
-            self.verdict(FETCH, None)?;
+            self.verdict(name, None)?;
             return Ok(());
         }
         let bytes: u64 = missing.iter().map(|p| p.size).sum();
         let reason = format!("{} packages, {} MB, are not in the pool", missing.len(), bytes / 1_000_000);
-        self.verdict(FETCH, Some(reason.clone()))?;
+        self.verdict(name, Some(reason.clone()))?;
         if self.dry {
             return Ok(());
         }
-        self.progress.begin(FETCH, &reason);
+        self.progress.begin(name, &reason);
         let started = std::time::Instant::now();
         let log = self.log(line, FETCH)?;
         let mirror = mirror::choose(named, &log)?;
-        let advance = |done, all| self.progress.advance(FETCH, done, all);
+        let advance = |done, all| self.progress.advance(name, done, all);
         pool::fill(&missing, &self.cache.pool(), &mirror, Patience::default(), &log, &advance)?;
-        self.progress.end(FETCH, started.elapsed());
+        self.progress.end(name, started.elapsed());
         Ok(())
     }
 }

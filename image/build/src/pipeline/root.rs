@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use recipe::Plan;
 use recipe::overlay::Kind as OverlayKind;
 
-use super::{Builder, Facts, Work, line, source_date};
+use super::{Builder, Facts, Work, line};
 use crate::disk::ids::DiskIds;
 use crate::rootfs::edit::{self, Laid, own_dir, own_file, own_link};
 use crate::rootfs::tree::{self, Kind, Node, Source, Tree};
@@ -32,8 +32,7 @@ impl Builder<'_> {
         let (line, stage) = (line(plan), "rootfs");
         let ingredients = match (base, agent) {
             (Some(base), Some(agent)) => {
-                let log = self.log(&line, stage)?;
-                Some(self.rootfs_ingredients(plan, base, agent, source_date(plan, &self.repo, &log)?)?)
+                Some(self.rootfs_ingredients(plan, base, agent, self.date(plan)?)?)
             }
             _ => None,
         };
@@ -41,7 +40,7 @@ impl Builder<'_> {
         self.stage(&line, stage, ingredients, |work| {
             let base = base.context("the stage before has a result")?;
             let agent = agent.context("the stage before has a result")?;
-            let date = source_date(plan, &self.repo, work.log)?;
+            let date = self.date(plan)?;
             let facts = lay_out(plan, base, agent, date, &build_id, work)?;
             Ok(facts)
         })
@@ -165,8 +164,13 @@ fn own(plan: &Plan, tree: &Tree, tar: &Utf8Path, agent: &Entry, date: u64, build
     );
     laid.push(own_file("usr/lib/cipolla/image.toml", image, date));
     laid.push(own_file("usr/lib/cipolla/defaults.toml", plan.settings_toml(), date));
-    let uuid = format!("# The kernel command line of slot b names it.\n[Partition]\nUUID={}\n", ids.root_b);
-    laid.push(own_file("usr/lib/repart.d/50-root-b.conf.d/uuid.conf", uuid, date));
+    let root_b = format!(
+        "# The kernel command line of slot b names the UUID; the size is that of slot a.\n[Partition]\nUUID={}\n\
+         SizeMinBytes={size}\nSizeMaxBytes={size}\n",
+        ids.root_b,
+        size = plan.disk().root().bytes()
+    );
+    laid.push(own_file("usr/lib/repart.d/50-root-b.conf.d/recipe.conf", root_b, date));
     let release = tree::text(tree, "usr/lib/os-release", tar)?;
     let release =
         format!("{release}IMAGE_ID=cipolla-{}\nIMAGE_VERSION={}\nBUILD_ID={build_id}\n", plan.name(), plan.version());

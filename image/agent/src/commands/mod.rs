@@ -1,0 +1,9 @@
+//! What the owner can do, one module per noun. Each takes a [`crate::machine::Machine`] and returns data; the
+//! command line prints it.
+
+pub mod access;
+pub mod credentials;
+pub mod services;
+pub mod settings;
+pub mod status;
+pub mod user;

@@ -1,0 +1,85 @@
+//! `cipolla settings show|check|apply`.
+
+use anyhow::{Context, Result};
+use camino::Utf8Path;
+use zeroize::Zeroizing;
+
+use super::services;
+use crate::accounts::Accounts;
+use crate::boot::Say;
+use crate::fs::{Access, Replace, atomic};
+use crate::machine::Machine;
+use crate::paths;
+use crate::render;
+use crate::settings::Settings;
+use crate::settings::load::{self, LoadError, Origin};
+use crate::{access_check, handover};
+
+/// Where systemd keeps the credentials of the whole system.
+const SYSTEM_CREDENTIAL: &str = "/run/credentials/@system/cipolla.settings";
+
+/// Settings without secrets.
+#[derive(Debug)]
+pub struct Shown {
+    /// The settings, the passphrase replaced.
+    pub settings: Settings,
+    /// The same as TOML.
+    pub text: String,
+}
+
+/// The settings in effect.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn show(machine: &Machine<'_>) -> Result<Shown> {
+    let loaded = load::load(machine.fs, None)?;
+    let mut settings = loaded.settings;
+    if let Some(wifi) = &mut settings.network.wifi {
+        wifi.passphrase = Zeroizing::new("(not shown)".to_owned());
+    }
+    let origin = match loaded.origin {
+        Origin::Defaults => "# nothing was set: these are the defaults",
+        _ => "# in effect, defaults included",
+    };
+    let text = toml::to_string_pretty(&settings).context("writing the settings as TOML")?;
+    Ok(Shown { text: format!("{origin}\n{text}"), settings })
+}
+
+/// Everything that is wrong with a settings file, one line each; nothing if it is fine.
+///
+/// # Errors
+/// When it cannot be checked.
+pub fn check(machine: &Machine<'_>, content: &[u8], name: &str) -> Result<Vec<String>> {
+    match load::check(machine.fs, content, name) {
+        Ok(_) => Ok(Vec::new()),
+        Err(LoadError::Wrong(problems)) => Ok(problems.to_string().lines().map(str::to_owned).collect()),
+        Err(LoadError::Unreadable(error)) => Err(error),
+    }
+}
+
+/// Puts settings into effect.
+///
+/// # Errors
+/// When they are wrong, or something made of them is refused.
+pub fn apply(machine: &Machine<'_>, content: &[u8], name: &str, say: Say<'_>) -> Result<()> {
+    let fs = machine.fs;
+    let (settings, text) = load::check(fs, content, name)?;
+    let accounts = Accounts::load(fs)?;
+    access_check::verify(fs)?;
+    let changed = render::plan(machine, &settings, &accounts)?;
+    let units = services::affected(changed.changed().iter().map(|file| file.path.as_str()));
+    render::run(machine, &settings, &accounts, say)?;
+    // Only settings that could be rendered are remembered.
+    let path = Utf8Path::new(paths::ACCEPTED_SETTINGS);
+    atomic::put(fs, path, text.as_bytes(), Access::root(0o600), Replace::Allowed)?;
+    handover::console(fs, &settings)?;
+    for problem in services::reload(machine, &units)? {
+        say(&problem);
+    }
+    if fs.entry(Utf8Path::new(SYSTEM_CREDENTIAL))?.is_some() {
+        say(
+            "note: this machine gets its settings from its host as a credential; at the next start those win",
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! `cipolla status`: how the appliance is, on one screen.
+
+use std::fmt;
+use std::time::UNIX_EPOCH;
+
+use anyhow::Result;
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Serialize;
+
+use crate::accounts::Accounts;
+use crate::boot::facts::roles;
+use crate::credentials::Credential;
+use crate::image::Image;
+use crate::machine::Machine;
+use crate::onions::Onion;
+use crate::settings::load;
+use crate::{access_check, render, tor_control};
+
+/// Units whose state the owner sees, if the image has them.
+const UNITS: [&str; 10] = [
+    "cipolla-boot.service",
+    "nftables.service",
+    "systemd-networkd.service",
+    "tor@default.service",
+    "ssh.service",
+    "postfix.service",
+    "dovecot.service",
+    "rspamd.service",
+    "nginx.service",
+    "fail2ban.service",
+];
+/// Less room than this on the data partition needs attention, in percent.
+const LITTLE_ROOM: u64 = 10;
+
+/// One unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unit {
+    /// Its name.
+    pub name: String,
+    /// systemd's `ActiveState`.
+    pub state: String,
+}
+
+/// How the appliance is. What could not be found out is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Name and version of the image.
+    pub image: String,
+    /// Addresses by service.
+    pub addresses: Vec<(&'static str, String)>,
+    /// Units that the image has.
+    pub units: Vec<Unit>,
+    /// Tor's bootstrap, in percent.
+    pub tor_bootstrap: Option<u8>,
+    /// Messages in Postfix's queue.
+    pub queue: Option<usize>,
+    /// Free room on the data partition, in percent.
+    pub free_percent: Option<u64>,
+    /// Free room on the data partition, in MiB.
+    pub free_mib: Option<u64>,
+    /// Seconds since 1970, by the appliance's clock.
+    pub clock: u64,
+    /// Passwords that the owner has not acknowledged.
+    pub unacknowledged: bool,
+    /// Configuration that somebody else changed since it was rendered.
+    pub drift: Vec<Utf8PathBuf>,
+    /// Other files in `/etc` that differ from the image.
+    pub changed_in_etc: Vec<String>,
+    /// What needs attention.
+    pub problems: Vec<String>,
+}
+
+impl Report {
+    /// Whether nothing needs attention.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Finds out.
+///
+/// # Errors
+/// When the appliance's own files cannot be read.
+pub fn read(machine: &Machine<'_>) -> Result<Report> {
+    let fs = machine.fs;
+    let image = Image::load(fs)?;
+    let mut report = Report {
+        image: format!(
+            "{} {}",
+            image.name.as_deref().unwrap_or("unnamed image"),
+            image.version.as_deref().unwrap_or("")
+        ),
+        clock: machine.now.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default(),
+        ..Report::default()
+    };
+    let accounts = Accounts::load(fs)?;
+    if roles(&accounts).onion {
+        identity(machine, &mut report)?;
+    }
+    units(machine, &mut report)?;
+    queue(machine, &mut report)?;
+    disk(machine, &mut report)?;
+    configuration(machine, &accounts, &mut report)?;
+    Ok(report)
+}
+
+fn identity(machine: &Machine<'_>, report: &mut Report) -> Result<()> {
+    for onion in Onion::ALL {
+        match onion.address(machine.fs) {
+            Ok(address) => report.addresses.push((onion.name(), address.to_string())),
+            Err(error) => report.problems.push(format!("{error:#}")),
+        }
+    }
+    if let Err(error) = access_check::verify(machine.fs) {
+        report.problems.push(format!("{error:#}"));
+    }
+    for credential in Credential::ALL {
+        report.unacknowledged |= machine.fs.entry(&credential.path())?.is_some();
+    }
+    match tor_control::bootstrap() {
+        Ok(percent) => {
+            report.tor_bootstrap = Some(percent);
+            if percent < 100 {
+                report.problems.push(format!("Tor is still connecting ({percent} %)"));
+            }
+        }
+        Err(error) => report.problems.push(format!("Tor cannot be asked: {error:#}")),
+    }
+    Ok(())
+}
+
+fn units(machine: &Machine<'_>, report: &mut Report) -> Result<()> {
+    if !machine.programs.has("systemctl") {
+        return Ok(());
+    }
+    for name in UNITS {
+        let argv = ["systemctl", "show", "--property=LoadState,ActiveState", name];
+        let ran = machine.programs.run(&argv)?;
+        let value = |key: &str| ran.stdout.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+        if value("LoadState=").as_deref() != Some("loaded") {
+            continue;
+        }
+        let state = value("ActiveState=").unwrap_or_default();
+        if state != "active" {
+            report.problems.push(format!("{name} is {state}; see: journalctl -b -u {name}"));
+        }
+        report.units.push(Unit { name: name.to_owned(), state });
+    }
+    Ok(())
+}
+
+fn queue(machine: &Machine<'_>, report: &mut Report) -> Result<()> {
+    if machine.programs.has("postqueue") {
+        let ran = machine.programs.run(&["postqueue", "-j"])?;
+        report.queue = ran.success.then(|| ran.stdout.lines().count());
+    }
+    Ok(())
+}
+
+fn disk(machine: &Machine<'_>, report: &mut Report) -> Result<()> {
+    if let Some(space) = machine.fs.space(Utf8Path::new("/data"))? {
+        let percent = space.free * 100 / space.total.max(1);
+        report.free_percent = Some(percent);
+        report.free_mib = Some(space.free >> 20);
+        if percent < LITTLE_ROOM {
+            report.problems.push(format!("the data partition is nearly full: {percent} % are free"));
+        }
+    }
+    Ok(())
+}
+
+fn configuration(machine: &Machine<'_>, accounts: &Accounts, report: &mut Report) -> Result<()> {
+    let settings = match load::load(machine.fs, None) {
+        Ok(loaded) => loaded.settings,
+        Err(error) => {
+            report.problems.push(error.to_string());
+            return Ok(());
+        }
+    };
+    let rendering = match render::plan(machine, &settings, accounts) {
+        Ok(rendering) => rendering,
+        Err(error) => {
+            report.problems.push(format!("{error:#}"));
+            return Ok(());
+        }
+    };
+    report.drift = rendering.drift(machine.fs)?;
+    for path in &report.drift {
+        report.problems.push(format!("{path} was changed by hand; the next start renders it anew"));
+    }
+    let upper = Utf8Path::new("/data/etc/upper");
+    let mut folders = vec![upper.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for name in machine.fs.list(&folder)? {
+            let path = folder.join(name);
+            let is_folder =
+                machine.fs.entry(&path)?.is_some_and(|entry| entry.kind == crate::fs::Kind::Directory);
+            let target = Utf8Path::new("/etc").join(path.strip_prefix(upper).unwrap_or(&path));
+            if is_folder {
+                folders.push(path);
+            } else if rendering.files().iter().all(|file| file.path != target) {
+                report.changed_in_etc.push(target.into_string());
+            }
+        }
+    }
+    report.changed_in_etc.sort_unstable();
+    Ok(())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:10}{}", "image", self.image)?;
+        for (service, address) in &self.addresses {
+            writeln!(f, "{service:10}{address}")?;
+        }
+        if !self.units.is_empty() {
+            let states: Vec<_> = self
+                .units
+                .iter()
+                .map(|unit| {
+                    let name = unit.name.trim_end_matches(".service");
+                    if unit.state == "active" { name.to_owned() } else { format!("{name} ({})", unit.state) }
+                })
+                .collect();
+            writeln!(f, "{:10}{}", "services", states.join(" "))?;
+        }
+        if let Some(percent) = self.tor_bootstrap {
+            writeln!(f, "{:10}{percent} % connected", "tor")?;
+        }
+        if let Some(queue) = self.queue {
+            writeln!(f, "{:10}{queue} messages wait", "queue")?;
+        }
+        if let (Some(percent), Some(mib)) = (self.free_percent, self.free_mib) {
+            writeln!(f, "{:10}{percent} % free ({mib} MiB)", "disk")?;
+        }
+        writeln!(f, "{:10}{} s since 1970", "clock", self.clock)?;
+        if self.unacknowledged {
+            writeln!(
+                f,
+                "{:10}wait to be acknowledged: cipolla show-credentials, then cipolla ack",
+                "passwords"
+            )?;
+        }
+        if !self.changed_in_etc.is_empty() {
+            writeln!(f, "{:10}{}", "/etc", self.changed_in_etc.join(" "))?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "  ! {problem}")?;
+        }
+        if self.is_well() { write!(f, "everything is well") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,152 @@
+//! How the owner gets to know the appliance: the console, and two files on the boot partition.
+//!
+//! The console (tty1 and serial, through getty's issue(5)) shows addresses, fingerprints, a QR code and, until
+//! they are acknowledged, the one-time credentials; its text is kept in memory only, readable by root.
+//! `WELCOME.txt` names addresses and fingerprints. `credentials.age` holds the credentials encrypted to the
+//! owner's keys. Nothing secret is written anywhere in clear.
+
+mod encrypt;
+mod qr;
+pub mod text;
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+use crate::accounts::Accounts;
+use crate::boot::{Say, facts};
+use crate::credentials::Credential;
+use crate::fs::{Access, Fs, Replace, atomic};
+use crate::machine::Machine;
+use crate::paths;
+use crate::settings::Settings;
+pub use qr::code;
+pub use text::Card;
+
+/// Something to hand over that lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// `WELCOME.txt`.
+    Welcome,
+    /// `credentials.age`.
+    Credentials,
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Welcome => "write WELCOME.txt to the boot partition",
+            Self::Credentials => "write credentials.age to the boot partition, for the owner's keys",
+        })
+    }
+}
+
+/// Says to whom `credentials.age` was encrypted; lies with the credentials and goes with them.
+fn stamp() -> Utf8PathBuf {
+    Utf8Path::new(paths::CREDENTIALS).join("encrypted-to")
+}
+
+fn recipients_digest(settings: &Settings, credentials: &[Credential]) -> String {
+    let mut hash = Sha256::new();
+    for key in encrypt::candidates(&settings.owner) {
+        hash.update(key.as_bytes());
+        hash.update(b"\n");
+    }
+    for credential in credentials {
+        hash.update(credential.to_string().as_bytes());
+    }
+    HEXLOWER.encode(&hash.finalize())
+}
+
+fn waiting(fs: &dyn Fs) -> Result<Vec<Credential>> {
+    let mut waiting = Vec::new();
+    for credential in Credential::ALL {
+        if fs.entry(&credential.path())?.is_some() {
+            waiting.push(credential);
+        }
+    }
+    Ok(waiting)
+}
+
+/// What is to be handed over and is not there yet.
+///
+/// # Errors
+/// When the identity cannot be read.
+pub fn plan(machine: &Machine<'_>, settings: &Settings) -> Result<Vec<Item>> {
+    let fs = machine.fs;
+    let accounts = Accounts::load(fs)?;
+    if !facts::roles(&accounts).onion || !machine.boot_partition.is_there() {
+        return Ok(Vec::new());
+    }
+    let mut items = Vec::new();
+    let welcome = Card::load(fs, settings)?.welcome();
+    if fs.read(Utf8Path::new(paths::BOOT_WELCOME))?.as_deref() != Some(welcome.as_bytes()) {
+        items.push(Item::Welcome);
+    }
+    let waiting = waiting(fs)?;
+    if !waiting.is_empty() && !encrypt::recipients(&settings.owner).is_empty() {
+        let stamp = fs.read(&stamp())?;
+        let current = stamp.as_deref() == Some(recipients_digest(settings, &waiting).as_bytes());
+        if !current || fs.entry(Utf8Path::new(paths::BOOT_CREDENTIALS))?.is_none() {
+            items.push(Item::Credentials);
+        }
+    }
+    Ok(items)
+}
+
+/// Hands over. Returns how many lasting things were written; the console's text is written at every start.
+///
+/// # Errors
+/// From the file system.
+pub fn run(machine: &Machine<'_>, settings: &Settings, say: Say<'_>) -> Result<usize> {
+    let fs = machine.fs;
+    let items = plan(machine, settings)?;
+    for item in &items {
+        machine.boot_partition.make_writable()?;
+        match item {
+            Item::Welcome => {
+                let welcome = Card::load(fs, settings)?.welcome();
+                let path = Utf8Path::new(paths::BOOT_WELCOME);
+                atomic::put(fs, path, welcome.as_bytes(), Access::root(0o600), Replace::Allowed)?;
+            }
+            Item::Credentials => credentials(fs, settings)?,
+        }
+        say(&format!("{item}: done"));
+    }
+    console(fs, settings)?;
+    Ok(items.len())
+}
+
+fn credentials(fs: &dyn Fs, settings: &Settings) -> Result<()> {
+    let text = Card::load(fs, settings)?.with_credentials(fs)?;
+    let recipients = encrypt::recipients(&settings.owner);
+    let encrypted = encrypt::encrypt(&recipients, text.as_bytes()).context("encrypting the credentials")?;
+    let path = Utf8Path::new(paths::BOOT_CREDENTIALS);
+    atomic::put(fs, path, &encrypted, Access::root(0o600), Replace::Allowed)?;
+    let digest = recipients_digest(settings, &waiting(fs)?);
+    atomic::put(fs, &stamp(), digest.as_bytes(), Access::root(0o600), Replace::Allowed)
+}
+
+/// Writes what getty shows above the login prompt.
+///
+/// # Errors
+/// From the file system.
+pub fn console(fs: &dyn Fs, settings: &Settings) -> Result<()> {
+    let accounts = Accounts::load(fs)?;
+    let run = Utf8Path::new(paths::RUN);
+    if fs.entry(run)?.is_none() {
+        fs.mkdir(run, Access::root(0o755))?;
+    }
+    let text = if facts::roles(&accounts).onion {
+        Card::load(fs, settings)?.console(fs)?
+    } else {
+        zeroize::Zeroizing::new(
+            "Cipolla \\l\n\nThis image has no Tor, so the appliance has no address.\n\n".into(),
+        )
+    };
+    let path = Utf8Path::new(paths::CONSOLE);
+    atomic::put(fs, path, text.as_bytes(), Access::root(0o600), Replace::Allowed)
+}

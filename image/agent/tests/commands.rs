@@ -1,0 +1,106 @@
+//! The owner's commands on an appliance in memory.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+#[expect(dead_code, reason = "each test uses its part of the support")]
+mod support;
+
+use agent::boot;
+use agent::commands::{access, credentials, settings, user};
+use agent::fs::Fs as _;
+use agent::onions::Onion;
+use agent::paths;
+use camino::Utf8Path;
+use support::programs::FakePrograms;
+use support::sim::SimFs;
+use support::{WIFI_SECRET, machine};
+use zeroize::Zeroizing;
+
+fn started() -> SimFs {
+    let fs = SimFs::before_first_start();
+    boot::run(&machine(&fs, &FakePrograms { fs: &fs }), &mut |_| {}).unwrap();
+    fs
+}
+
+fn text(fs: &SimFs, path: &str) -> String {
+    String::from_utf8(fs.read(Utf8Path::new(path)).unwrap().unwrap()).unwrap()
+}
+
+#[test]
+fn a_mailbox_is_made_changed_and_closed() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let account = user::add(&machine, "bob", None).unwrap();
+    let password = account.password.unwrap();
+    let hash = |fs: &SimFs| {
+        let users = text(fs, paths::USERS);
+        let line = users.lines().find(|line| line.starts_with("bob@")).unwrap().to_owned();
+        line.split_once(':').unwrap().1.trim_end_matches(':').to_owned()
+    };
+    assert!(identity::dovecot::verify(&hash(&fs), &password).unwrap());
+    assert!(text(&fs, "/var/lib/cipolla/mail/senders").contains("bob@"));
+    assert!(user::add(&machine, "bob", None).is_err(), "twice");
+    assert!(user::add(&machine, "postmaster", None).is_err(), "a role");
+    assert!(user::passwd(&machine, "bob", Some(Zeroizing::new("password".into()))).is_err(), "weak");
+    let own = "seven tall giraffes hum quietly";
+    user::passwd(&machine, "bob", Some(Zeroizing::new(own.into()))).unwrap();
+    assert!(identity::dovecot::verify(&hash(&fs), own).unwrap());
+    assert_eq!(user::list(&machine).unwrap().len(), 2);
+    user::remove(&machine, "bob").unwrap();
+    assert!(user::remove(&machine, "bob").is_err());
+    assert!(!text(&fs, "/var/lib/cipolla/mail/mailboxes").contains("bob@"));
+    assert!(user::remove(&machine, "ada").unwrap_err().to_string().contains("owner"));
+}
+
+#[test]
+fn devices_are_let_in_and_taken_out() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    assert!(access::text(&access::list(&machine).unwrap()).contains("whoever knows its address"));
+    let grant = access::add(&machine, Onion::Client, "laptop").unwrap();
+    assert!(grant.closed_now);
+    assert!(grant.text().unwrap().contains(grant.private_key.as_str()));
+    assert!(!access::add(&machine, Onion::Client, "phone").unwrap().closed_now);
+    assert!(access::add(&machine, Onion::Client, "phone").is_err(), "twice");
+    assert!(access::add(&machine, Onion::Client, "../../evil").is_err());
+    assert_eq!(access::list(&machine).unwrap().len(), 3);
+    assert_eq!(access::revoke(&machine, Onion::Client, "phone").unwrap(), None);
+    assert!(access::revoke(&machine, Onion::Client, "laptop").unwrap().unwrap().contains("whoever knows"));
+    let error = access::revoke(&machine, Onion::Admin, "owner").unwrap_err().to_string();
+    assert!(error.contains("open to everybody"), "{error}");
+}
+
+#[test]
+fn acknowledged_credentials_are_gone() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let password = text(&fs, "/var/lib/cipolla/private/credentials/mailbox");
+    assert!(credentials::show(&machine).unwrap().contains(&password));
+    assert!(credentials::acknowledge(&machine).unwrap());
+    assert!(!credentials::acknowledge(&machine).unwrap());
+    assert!(credentials::show(&machine).is_err());
+    let holds = |content: &Vec<u8>| content.windows(password.len()).any(|w| w == password.as_bytes());
+    assert!(!fs.files().values().any(holds));
+    // And the next start makes no new ones.
+    assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0);
+}
+
+#[test]
+fn settings_are_checked_shown_and_applied() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let shown = settings::show(&machine).unwrap().text;
+    assert!(shown.contains("quota = \"500M\"") && !shown.contains(WIFI_SECRET), "{shown}");
+    let problems = settings::check(&machine, b"[mail]\nquota = 3\n", "new.toml").unwrap();
+    assert_eq!(problems, ["new.toml:2:9: `quota`: this is an integer, it must be a text in \"quotes\""]);
+    let error = settings::apply(&machine, b"[mail]\nquota = 3\n", "new.toml", &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("new.toml:2:9"));
+    let new = b"[owner]\nmailbox = \"ada\"\n[mail]\nquota = \"7G\"\n";
+    settings::apply(&machine, new, "new.toml", &mut |_| {}).unwrap();
+    assert_eq!(text(&fs, "/etc/made/deep/limits.conf"), "40 7G ada 0.1.0\n");
+    assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0, "the next start agrees");
+}

@@ -1,0 +1,96 @@
+//! Settings as owners write them: what is accepted, and what is said about the rest.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+use agent::settings::{self, Imap, Problems, Settings};
+
+fn report(text: &str) -> String {
+    let problems = settings::read(Settings::default(), text).unwrap_err();
+    Problems { source: "cipolla.toml".into(), problems }.to_string()
+}
+
+#[test]
+fn everything_can_be_left_out() {
+    assert_eq!(settings::read(Settings::default(), "# nothing\n").unwrap(), Settings::default());
+}
+
+#[test]
+fn a_full_file_is_read() {
+    let text = r#"
+[owner]
+mailbox = "ada"
+ssh_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS ada@laptop"]
+recovery_keys = ["age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj"]
+[network]
+address = "192.0.2.10/24"
+gateway = "192.0.2.1"
+[tor]
+bridges = ["obfs4 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 cert=abc iat-mode=0"]
+reachable_ports = [80, 443]
+vanity_prefix = "ada"
+[admin]
+lan_networks = ["192.168.1.0/24"]
+[time]
+ntp = true
+servers = ["192.0.2.1"]
+[mail]
+message_size_mib = 50
+quota = "500M"
+imap = "webmail-only"
+"#;
+    let settings = settings::read(Settings::default(), text).unwrap();
+    assert_eq!(settings.owner.mailbox, "ada");
+    assert_eq!(settings.tor.bridge_addresses[0].port, 443);
+    assert_eq!(settings.tor.reachable_ports, [80, 443]);
+    assert_eq!(settings.mail.imap, Imap::WebmailOnly);
+    assert!(settings.time.ntp);
+}
+
+#[test]
+fn crlf_is_fine() {
+    assert!(settings::read(Settings::default(), "[mail]\r\nquota = \"1G\"\r\n").is_ok());
+}
+
+#[test]
+fn all_problems_come_at_once_each_with_its_place() {
+    let text = "[owner]\nmailbox = \"postmaster\"\nmailbx = 1\n[mail]\nquota = 5\nmessage_size_mib = 5000\n\
+                [admin]\nlan_networks = [\"192.168.1.5/24\", \"10.0.0.0/8\", \"x\"]\n[tor]\nreachable_ports = [0]\n";
+    insta::assert_snapshot!(report(text));
+}
+
+#[test]
+fn typographic_quotes_are_named() {
+    insta::assert_snapshot!(report(
+        "[owner]\nmailbox = \u{201c}ada\u{201d}\n\n[mail]\nquota = \u{201e}1G\u{201c}\n"
+    ));
+}
+
+#[test]
+fn a_typographic_quote_inside_a_text_is_a_character_like_others() {
+    let text = "[network.wifi]\nssid = \"Ada\u{2019}s\"\npassphrase = \"correct horse\"\ncountry = \"DE\"\n";
+    assert!(settings::read(Settings::default(), text).is_ok());
+}
+
+#[test]
+fn the_wifi_passphrase_is_never_quoted() {
+    let text = "[network.wifi]\nssid = \"home\"\npassphrase = \"se\\\\cret\\\"\"\n";
+    let report = report(text);
+    assert!(!report.contains("se\\"), "{report}");
+    insta::assert_snapshot!(report);
+}
+
+#[test]
+fn a_fixed_address_needs_its_router() {
+    insta::assert_snapshot!(report("[network]\naddress = \"192.0.2.10/24\"\n"));
+}
+
+#[test]
+fn the_router_is_another_machine_of_the_same_network() {
+    insta::assert_snapshot!(report("[network]\naddress = \"192.0.2.10/24\"\ngateway = \"198.51.100.1\"\n"));
+}
+
+#[test]
+fn a_secret_key_in_place_of_a_public_one_is_recognised() {
+    let text = "[owner]\nrecovery_keys = [\"AGE-SECRET-KEY-1QQQ\"]\n";
+    assert!(report(text).contains("SECRET"));
+}
