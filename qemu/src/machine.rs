@@ -326,7 +326,10 @@ pub(crate) fn prepare(
 /// Makes a command line die with the thread that starts it: the wrapper's process by the host's setpriv, and
 /// QEMU, should the wrapper have forked, by that of the tree, which dies with the wrapper. Without setpriv on
 /// the host it stays as it is.
-fn dies_with_us(line: &[std::ffi::OsString], wrapper: &[std::ffi::OsString]) -> Vec<std::ffi::OsString> {
+pub(crate) fn dies_with_us(
+    line: &[std::ffi::OsString],
+    wrapper: &[std::ffi::OsString],
+) -> Vec<std::ffi::OsString> {
     let Some(setpriv) = setpriv() else { return line.to_vec() };
     let dies = |program: &Path| [program.as_os_str().to_owned(), "--pdeathsig".into(), "KILL".into()];
     let mut all = dies(&setpriv).to_vec();

@@ -20,8 +20,10 @@ use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail};
 const USER: &str = "cipolla-build";
 /// What a build reads of a checkout.
 const CHECKOUT: [&str; 6] = ["Cargo.toml", "Cargo.lock", "recipes", "overlay", "image/agent", "image/identity"];
-/// What came over the network.
+/// What came over the network, and the crates that were compiled from it.
 const FETCHED: [&str; 3] = ["pool", "store/solve", "store/crates"];
+/// What a build unpacks from that, which is not what the stopped builds are about.
+const UNPACKED: &str = "store/tools";
 /// A cold build takes a minute or two; an emulated or busy machine may need many.
 const BUILD_LIMIT: Duration = Duration::from_secs(1500);
 
@@ -140,21 +142,28 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 impl Site {
-    /// An empty cache with the downloads in it.
-    fn fresh_cache(&self) -> anyhow::Result<PathBuf> {
+    /// An empty cache with the downloads in it, as hard links: nothing in a cache is ever changed in place.
+    fn fresh_cache(&self, more: &[&str]) -> anyhow::Result<PathBuf> {
         let cache = self.home.join("cache");
         if cache.exists() {
             fs_err::remove_dir_all(&cache)?;
         }
-        for path in FETCHED {
-            copy(&self.fetched.join(path), &cache.join(path))?;
+        for path in FETCHED.iter().chain(more) {
+            let (from, to) = (self.fetched.join(path), cache.join(path));
+            fs_err::create_dir_all(to.parent().context("a path has a folder")?)?;
+            if !succeeds(Command::new("cp").args(["--archive", "--link"]).args([&from, &to]))? {
+                // Another disk has no hard links to this one.
+                copy(&from, &to)?;
+            }
         }
         Ok(cache)
     }
 
     fn build(&self, cache: &Path, as_user: bool) -> anyhow::Result<Child> {
         let mut command = if as_user {
-            must(Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(&self.home))?;
+            // The folders are the user's, the linked files stay root's and need only be readable.
+            must(Command::new("find").arg(&self.home).args(["-type", "d", "-exec", "chown", USER, "{}", "+"]))?;
+            must(Command::new("chmod").args(["-R", "a+rX"]).arg(&self.home))?;
             let mut command = Command::new("setpriv");
             command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env", "--", "env"]);
             command.arg(format!("CIPOLLA_CACHE={}", cache.display())).arg(&self.program);
@@ -195,7 +204,7 @@ impl Site {
 
 /// Stops a build in the middle of its bootstrap.
 fn stopped(site: &mut Site, signal: rustix::process::Signal) -> Verdict {
-    let cache = site.fresh_cache()?;
+    let cache = site.fresh_cache(&[UNPACKED])?;
     let out = site.home.join("out");
     let mut child = site.build(&cache, false)?;
     let until = Instant::now() + BUILD_LIMIT;
@@ -243,7 +252,7 @@ fn names(folder: &Path) -> Vec<String> {
 /// A cold build as [`USER`], in a user namespace, against the image that root built.
 fn ordinary_user(site: &mut Site) -> Verdict {
     assert!(site.root, "the check is only in root's table");
-    let cache = site.fresh_cache()?;
+    let cache = site.fresh_cache(&[])?;
     let mut child = site.build(&cache, true)?;
     let until = Instant::now() + BUILD_LIMIT;
     let status = loop {

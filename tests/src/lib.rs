@@ -7,10 +7,10 @@
 //!
 //! | module | what runs there |
 //! |---|---|
-//! | [`building`] | the builder: as an ordinary user, interrupted, killed |
-//! | [`file`] | the image file without booting it |
-//! | [`firmware`] | the unmodified image under each firmware: disk, identity, journal, a second boot |
-//! | [`grub_slots`] | the real GRUB against the table of slot decisions |
+//! | `building` | the builder: as an ordinary user, interrupted, killed |
+//! | `file` | the image file without booting it |
+//! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
+//! | `grub_slots` | the real GRUB against the table of slot decisions |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
 //! test needs inside comes in as a systemd credential. Scenarios run one after the other, since an emulated

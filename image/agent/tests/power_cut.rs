@@ -16,7 +16,7 @@ use agent::pem::Pair;
 use camino::{Utf8Path, Utf8PathBuf};
 use support::programs::FakePrograms;
 use support::sim::{Loss, SimFs};
-use support::{WIFI_SECRET, machine};
+use support::{SETTINGS, WIFI_SECRET, machine};
 
 fn start(fs: &SimFs) -> anyhow::Result<usize> {
     boot::run(&machine(fs, &FakePrograms { fs }), &mut |_| {})
@@ -52,6 +52,9 @@ fn check(before: &BTreeMap<Utf8PathBuf, Vec<u8>>, fs: &SimFs, place: &str) {
         assert!(settings || !holds(WIFI_SECRET.as_bytes()), "{place}: {path} holds the Wi-Fi passphrase");
     }
     assert!(after.contains_key(Utf8Path::new(paths::MARKER)), "{place}: no marker");
+    // Wiped there only once they are safe here.
+    let accepted = after.get(Utf8Path::new(paths::ACCEPTED_SETTINGS)).map(Vec::as_slice);
+    assert_eq!(accepted, Some(SETTINGS.as_bytes()), "{place}: the owner's settings were lost");
     for path in [paths::BOOT_SETTINGS, paths::BOOT_WIPING] {
         assert!(!after.contains_key(Utf8Path::new(path)), "{place}: settings still on FAT");
     }
@@ -88,6 +91,20 @@ fn a_power_cut_at_every_odd_step_is_survived() {
 #[test]
 fn a_power_cut_at_every_even_step_is_survived() {
     cut_everywhere(2);
+}
+
+#[test]
+fn what_a_finished_start_made_survives_a_power_cut() {
+    let fs = SimFs::before_first_start();
+    start(&fs).unwrap();
+    let made = fs.files();
+    let next = fs.after_power_cut(Loss::EverythingUnsynced);
+    for (path, content) in &made {
+        if !path.starts_with(paths::RUN) || path.starts_with(paths::BOOT) {
+            assert_eq!(next.files().get(path), Some(content), "{path} was not durable");
+        }
+    }
+    assert_eq!(start(&next).unwrap(), 0, "a start after the cut has nothing to do");
 }
 
 #[test]

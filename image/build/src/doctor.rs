@@ -61,8 +61,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Programs that only an ordinary user needs.
 const USER_PROGRAMS: &[(&str, &str)] = &[("newuidmap", "uidmap"), ("newgidmap", "uidmap")];
 
-/// Programs that only `make check` needs.
-const CHECK_PROGRAMS: &[(&str, &str)] = &[("shellcheck", "shellcheck"), ("openssl", "openssl"), ("perl", "perl")];
+/// Programs that only tests need; subordinate ids also as root, who builds as an ordinary user to compare.
+const CHECK_PROGRAMS: &[(&str, &str)] = &[("shellcheck", "shellcheck"), ("openssl", "openssl"), ("perl", "perl"), ("newuidmap", "uidmap")];
 
 /// Looks at everything. `checks` asks also for what `make check` needs.
 ///

@@ -120,6 +120,11 @@ impl Entry {
         self.dir.join(name)
     }
 
+    /// The key it is stored under: a name for the inputs, where a fact names an output.
+    pub fn key(&self) -> &str {
+        self.dir.file_name().unwrap_or_default()
+    }
+
     /// Marks the entry as used now, for the clean-up.
     pub fn touch(&self) {
         // Where the time cannot be set, an entry is only made again sooner.

@@ -63,11 +63,15 @@ fn armoured(rest: &[u8]) -> bool {
     first && lines.map(|line| run(line, base64)).any(|length| length >= 40)
 }
 
-/// Whether the rest of a key file follows its head (Tor, `crypto_format.c`): padding to 32 bytes, then the key.
+/// Whether the rest of a key file follows its head (Tor, `crypto_format.c`): padding to 32 bytes, then 64 bytes of
+/// key, which do not read like the text that follows the head in a program.
 fn tor_key(rest: &[u8]) -> bool {
     let end = b"type0 ==\0\0\0";
-    let key = rest.get(end.len()..end.len() + 64);
-    rest.starts_with(end) && key.is_some_and(|key| key.iter().filter(|byte| **byte == 0).count() < 16)
+    let Some(key) = rest.strip_prefix(end).and_then(|rest| rest.get(..64)) else { return false };
+    let text = key.iter().filter(|byte| (b' '..=b'~').contains(*byte)).count();
+    let zeros = key.iter().filter(|byte| **byte == 0).count();
+    // Of random bytes, 24 in 64 are text on average, and more than 47 never.
+    text < 48 && zeros < 16
 }
 
 /// Whether parameters, a salt and a hash of this length follow (crypt(5)).
@@ -289,9 +293,12 @@ mod tests {
         assert!(found(b"-----BEGIN RSA PRIVATE KEY-----\n%s\n").is_empty());
 
         let mut tor = b"== ed25519v1-secret: type0 ==\0\0\0".to_vec();
-        tor.extend(1..=64);
+        tor.extend((1..=64_u8).map(|n| n.wrapping_mul(37)));
         assert_eq!(found(&tor), ["a Tor onion service key"]);
-        assert!(found(b"== ed25519v1-secret: type0 ==\0other text of the program").is_empty());
+        let mut program = b"== ed25519v1-secret: type0 ==\0\0\0".to_vec();
+        program
+            .extend(b"the key file is too short: it was cut off, or never complete\0\0\0\0the next message");
+        assert!(found(&program).is_empty());
 
         let hash = format!("root:$y$j9T$abcdefghijklmnopqrstu.${}:19000:", "x".repeat(43));
         assert_eq!(found(hash.as_bytes()), ["a yescrypt password hash"]);

@@ -208,6 +208,21 @@ fn configuration(machine: &Machine<'_>, accounts: &Accounts, report: &mut Report
     Ok(())
 }
 
+/// A time as `2026-11-21 21:23 UTC`. Days become dates by counting from 1 March, so that leap days come last.
+fn utc(seconds: u64) -> String {
+    let (days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
+    // Days since 0000-03-01; 400 years have 146097 days.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:10}{}", "image", self.image)?;
@@ -234,7 +249,7 @@ impl fmt::Display for Report {
         if let (Some(percent), Some(mib)) = (self.free_percent, self.free_mib) {
             writeln!(f, "{:10}{percent} % free ({mib} MiB)", "disk")?;
         }
-        writeln!(f, "{:10}{} s since 1970", "clock", self.clock)?;
+        writeln!(f, "{:10}{}", "clock", utc(self.clock))?;
         if self.unacknowledged {
             writeln!(
                 f,
@@ -249,5 +264,18 @@ impl fmt::Display for Report {
             writeln!(f, "  ! {problem}")?;
         }
         if self.is_well() { write!(f, "everything is well") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_readable() {
+        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
+        assert_eq!(utc(951_827_696), "2000-02-29 12:34 UTC");
+        assert_eq!(utc(1_795_296_208), "2026-11-21 21:23 UTC");
+        assert_eq!(utc(4_107_542_399), "2100-02-28 23:59 UTC");
     }
 }

@@ -36,7 +36,12 @@ impl Builder<'_> {
             }
             _ => None,
         };
-        let build_id = ingredients.as_ref().map(|list| list.key().short().to_owned()).unwrap_or_default();
+        // The id names the inputs. The bootstrap's tar is none: it holds random keys and logs, which do not ship.
+        let build_id = ingredients.clone().zip(base).map(|(mut list, base)| {
+            list.add("the bootstrap", base.key());
+            list.key().short().to_owned()
+        });
+        let build_id = build_id.unwrap_or_default();
         self.stage(&line, stage, ingredients, |work| {
             let base = base.context("the stage before has a result")?;
             let agent = agent.context("the stage before has a result")?;
