@@ -19,7 +19,8 @@ use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail};
 /// The user that the unprivileged build runs as; made when the tests run as root.
 const USER: &str = "cipolla-build";
 /// What a build reads of a checkout.
-const CHECKOUT: [&str; 6] = ["Cargo.toml", "Cargo.lock", "recipes", "overlay", "image/agent", "image/identity"];
+const CHECKOUT: [&str; 6] =
+    ["Cargo.toml", "Cargo.lock", "recipes", "overlay", "image/agent", "image/identity"];
 /// What came over the network, and the crates that were compiled from it.
 const FETCHED: [&str; 3] = ["pool", "store/solve", "store/crates"];
 /// What a build unpacks from that, which is not what the stopped builds are about.
@@ -78,8 +79,12 @@ impl Scenario for Building {
 
     fn phases(&self, _: &Context) -> Vec<Phase<Site>> {
         let mut checks = vec![
-            check("ctrl_c_leaves_nothing", &[], |site: &mut Site| stopped(site, rustix::process::Signal::INT)),
-            check("kill_leaves_no_image", &[], |site: &mut Site| stopped(site, rustix::process::Signal::KILL)),
+            check("ctrl_c_leaves_nothing", &[], |site: &mut Site| {
+                stopped(site, rustix::process::Signal::INT)
+            }),
+            check("kill_leaves_no_image", &[], |site: &mut Site| {
+                stopped(site, rustix::process::Signal::KILL)
+            }),
         ];
         // The image under test was built by whoever runs the tests. An ordinary user cannot become root to compare.
         if rustix::process::geteuid().is_root() {
@@ -162,7 +167,9 @@ impl Site {
     fn build(&self, cache: &Path, as_user: bool) -> anyhow::Result<Child> {
         let mut command = if as_user {
             // The folders are the user's, the linked files stay root's and need only be readable.
-            must(Command::new("find").arg(&self.home).args(["-type", "d", "-exec", "chown", USER, "{}", "+"]))?;
+            must(
+                Command::new("find").arg(&self.home).args(["-type", "d", "-exec", "chown", USER, "{}", "+"]),
+            )?;
             must(Command::new("chmod").args(["-R", "a+rX"]).arg(&self.home))?;
             let mut command = Command::new("setpriv");
             command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--reset-env", "--", "env"]);
@@ -195,7 +202,11 @@ impl Site {
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if line.contains(&place) {
-                found.push(format!("{} {}", entry.file_name().to_string_lossy(), &line[..line.len().min(120)]));
+                found.push(format!(
+                    "{} {}",
+                    entry.file_name().to_string_lossy(),
+                    &line[..line.len().min(120)]
+                ));
             }
         }
         found
@@ -233,7 +244,9 @@ fn stopped(site: &mut Site, signal: rustix::process::Signal) -> Verdict {
     }
     let mut wrong = site.left_processes();
     let mounts = fs_err::read_to_string("/proc/self/mounts")?;
-    wrong.extend(mounts.lines().filter(|l| l.contains(&*site.home.to_string_lossy())).map(|l| format!("mount {l}")));
+    wrong.extend(
+        mounts.lines().filter(|l| l.contains(&*site.home.to_string_lossy())).map(|l| format!("mount {l}")),
+    );
     wrong.extend(names(&out).into_iter().filter(|n| n.ends_with(".img") || n.ends_with(".json")));
     if signal == rustix::process::Signal::INT {
         wrong.extend(names(&cache.join("scratch")).into_iter().map(|n| format!("scratch {n}")));

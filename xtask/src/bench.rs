@@ -19,7 +19,8 @@ use crate::verbs::Site;
 /// What the timed builds take from the real cache.
 const SHARED: [&str; 4] = ["pool", "store/solve", "store/tools", "store/crates"];
 /// What a build reads of a checkout.
-const CHECKOUT: [&str; 6] = ["Cargo.toml", "Cargo.lock", "recipes", "overlay", "image/agent", "image/identity"];
+const CHECKOUT: [&str; 6] =
+    ["Cargo.toml", "Cargo.lock", "recipes", "overlay", "image/agent", "image/identity"];
 /// A small package without dependencies, for the one-package build.
 const PACKAGE: &str = "tree";
 
@@ -83,7 +84,8 @@ impl World<'_> {
         if !output.status.success() {
             bail!("a timed build failed:\n{}", String::from_utf8_lossy(&output.stderr));
         }
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).context("reading a build's report")?;
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).context("reading a build's report")?;
         Ok((took, report["peak_memory"].as_u64().context("a build reports its peak memory")?))
     }
 

@@ -49,7 +49,9 @@ fn shellcheck(shell: &Shell) -> xshell::Result<()> {
     let files = cmd!(shell, "git ls-files").quiet().read()?;
     let is_script = |path: &&str| {
         let first = shell.read_file(path).unwrap_or_default();
-        ["#!/bin/sh", "#!/usr/bin/env bash", "# shellcheck shell="].iter().any(|start| first.starts_with(start))
+        ["#!/bin/sh", "#!/usr/bin/env bash", "# shellcheck shell="]
+            .iter()
+            .any(|start| first.starts_with(start))
     };
     let scripts: Vec<&str> = files.lines().filter(|p| !p.ends_with(".rs")).filter(is_script).collect();
     cmd!(shell, "shellcheck {scripts...}").quiet().run()

@@ -7,10 +7,12 @@ use recipe::Arch;
 /// Builds, runs and tests Cipolla's appliance images.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, propagate_version = true)]
-#[command(after_help = "The usual way:\n  make image    doctor --fix, then build\n  make run      build, then boot it \
+#[command(
+    after_help = "The usual way:\n  make image    doctor --fix, then build\n  make run      build, then boot it \
                         in QEMU\n  make test     everything CI runs\n\nEnvironment:\n  CIPOLLA_CACHE      where the \
                         store and the package pool live (default ~/.cache/cipolla)\n  SOURCE_DATE_EPOCH  the \
-                        newest time in the image, when the recipe names none\n  NO_COLOR           no colours")]
+                        newest time in the image, when the recipe names none\n  NO_COLOR           no colours"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -60,8 +62,10 @@ pub(crate) enum Verb {
         out: Out,
     },
     /// Build the image.
-    #[command(after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --refresh     # newest package versions\n  \
-                            cargo xtask build -v --out /srv/images")]
+    #[command(
+        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --refresh     # newest package versions\n  \
+                            cargo xtask build -v --out /srv/images"
+    )]
     Build {
         #[command(flatten)]
         common: Common,
@@ -71,8 +75,10 @@ pub(crate) enum Verb {
         packages: Packages,
     },
     /// Boot the newest image in QEMU, with the owner's console on this terminal. The image file stays as it is.
-    #[command(after_help = "Leave with Ctrl-A then X.\n\nExamples:\n  cargo xtask run\n  cargo xtask run --headless   # \
-                            only shows the console, until Ctrl-C")]
+    #[command(
+        after_help = "Leave with Ctrl-A then X.\n\nExamples:\n  cargo xtask run\n  cargo xtask run --headless   # \
+                            only shows the console, until Ctrl-C"
+    )]
     Run {
         #[command(flatten)]
         common: Common,

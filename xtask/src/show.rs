@@ -70,8 +70,10 @@ impl Progress for Stages {
             eprintln!("… {stage:<12} {reason}");
             return;
         }
-        let style = ProgressStyle::with_template("{spinner} {prefix:<12} {elapsed:>4} {wide_bar} {percent:>3}%  {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(
+            "{spinner} {prefix:<12} {elapsed:>4} {wide_bar} {percent:>3}%  {msg}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.screen.add(ProgressBar::new(0).with_style(style));
         bar.set_prefix(stage.to_owned());
         bar.set_message(reason.to_owned());
@@ -132,8 +134,11 @@ pub(crate) fn image(image: &Image) -> String {
 
 /// The table of a dry run.
 pub(crate) fn verdicts(verdicts: &[Verdict]) -> String {
-    verdicts.iter().map(|v| match &v.miss {
-        None => format!("hit   {}\n", v.stage),
-        Some(reason) => format!("miss  {:<12} {reason}\n", v.stage),
-    }).collect()
+    verdicts
+        .iter()
+        .map(|v| match &v.miss {
+            None => format!("hit   {}\n", v.stage),
+            Some(reason) => format!("miss  {:<12} {reason}\n", v.stage),
+        })
+        .collect()
 }

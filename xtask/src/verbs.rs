@@ -259,10 +259,7 @@ fn forbidden(site: &Site) -> BTreeMap<String, String> {
         ("the cache's folder".to_owned(), site.cache.root().to_string()),
     ]);
     if let Ok(name) = fs_err::read_to_string("/proc/sys/kernel/hostname") {
-        // A name as short as `vm` is part of innocent words.
-        if name.trim().len() >= 6 {
-            words.insert("the host's name".into(), name.trim().into());
-        }
+        words.insert("the host's name".into(), name.trim().into());
     }
     words
 }

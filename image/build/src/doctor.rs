@@ -62,7 +62,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 const USER_PROGRAMS: &[(&str, &str)] = &[("newuidmap", "uidmap"), ("newgidmap", "uidmap")];
 
 /// Programs that only tests need; subordinate ids also as root, who builds as an ordinary user to compare.
-const CHECK_PROGRAMS: &[(&str, &str)] = &[("shellcheck", "shellcheck"), ("openssl", "openssl"), ("perl", "perl"), ("newuidmap", "uidmap")];
+const CHECK_PROGRAMS: &[(&str, &str)] =
+    &[("shellcheck", "shellcheck"), ("openssl", "openssl"), ("perl", "perl"), ("newuidmap", "uidmap")];
 
 /// Looks at everything. `checks` asks also for what `make check` needs.
 ///
@@ -73,10 +74,11 @@ pub fn examine(cache: &Cache, checks: bool) -> Result<Vec<Finding>> {
     let root = geteuid().is_root();
     let mut packages: Vec<&str> = Vec::new();
     let mut programs: Vec<&str> = Vec::new();
-    let wanted = PROGRAMS
-        .iter()
-        .chain(if root { &[][..] } else { USER_PROGRAMS })
-        .chain(if checks { CHECK_PROGRAMS } else { &[][..] });
+    let wanted = PROGRAMS.iter().chain(if root { &[][..] } else { USER_PROGRAMS }).chain(if checks {
+        CHECK_PROGRAMS
+    } else {
+        &[][..]
+    });
     for (program, package) in wanted {
         if !in_path(program) {
             programs.push(program);
@@ -92,7 +94,11 @@ pub fn examine(cache: &Cache, checks: bool) -> Result<Vec<Finding>> {
     if !packages.is_empty() {
         let mut fix = vec!["apt-get", "install", "--yes", "--no-install-recommends"];
         fix.extend(&packages);
-        findings.push(Finding::command(format!("missing: {}", programs.join(", ")), &["apt-get", "update"], true));
+        findings.push(Finding::command(
+            format!("missing: {}", programs.join(", ")),
+            &["apt-get", "update"],
+            true,
+        ));
         findings.push(Finding::command(format!("missing: {}", programs.join(", ")), &fix, true));
     }
     if checks && !in_path("cargo-deny") {
@@ -112,7 +118,12 @@ pub fn examine(cache: &Cache, checks: bool) -> Result<Vec<Finding>> {
     let free = free.f_bavail * free.f_frsize;
     if free < DISK && !cache.root().join("store").exists() {
         findings.push(Finding::by_hand(
-            format!("{} has {} GB free; a first build and its tests want {}", cache.root(), free >> 30, DISK >> 30),
+            format!(
+                "{} has {} GB free; a first build and its tests want {}",
+                cache.root(),
+                free >> 30,
+                DISK >> 30
+            ),
             "make room, or set CIPOLLA_CACHE to a folder on another disk",
         ));
     }
@@ -145,7 +156,8 @@ pub fn fix(findings: &[Finding], cache: &Cache, checks: bool, log: &Log, tell: &
     }
     let left = examine(cache, checks)?;
     if !left.is_empty() {
-        let lines: Vec<String> = left.iter().map(|f| format!("{}; {}{}", f.problem, f.line(), f.advice)).collect();
+        let lines: Vec<String> =
+            left.iter().map(|f| format!("{}; {}{}", f.problem, f.line(), f.advice)).collect();
         bail!("still lacking:\n  {}", lines.join("\n  "));
     }
     Ok(())
@@ -159,7 +171,8 @@ fn in_path(program: &str) -> bool {
 }
 
 fn home_cargo_bin(program: &str) -> bool {
-    std::env::var_os("HOME").is_some_and(|home| std::path::Path::new(&home).join(".cargo/bin").join(program).is_file())
+    std::env::var_os("HOME")
+        .is_some_and(|home| std::path::Path::new(&home).join(".cargo/bin").join(program).is_file())
 }
 
 fn memory() -> Option<u64> {
@@ -186,7 +199,9 @@ fn subordinate_ids() -> Option<Finding> {
         return None;
     }
     Some(Finding::command(
-        format!("{user} has no 65536 subordinate ids in /etc/subuid and /etc/subgid, for the owners in the image"),
+        format!(
+            "{user} has no 65536 subordinate ids in /etc/subuid and /etc/subgid, for the owners in the image"
+        ),
         &["usermod", "--add-subuids", "524288-589823", "--add-subgids", "524288-589823", &user],
         true,
     ))
@@ -226,7 +241,10 @@ fn namespaces(root: bool) -> Option<Finding> {
             return Some(Finding::command(problem, &["sysctl", "-w", &format!("{knob}={wanted}")], true));
         }
     }
-    Some(Finding::by_hand(problem, "in a container, allow user and mount namespaces, or build on the machine itself"))
+    Some(Finding::by_hand(
+        problem,
+        "in a container, allow user and mount namespaces, or build on the machine itself",
+    ))
 }
 
 #[cfg(test)]

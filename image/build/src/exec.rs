@@ -148,7 +148,8 @@ impl Cmd {
     pub fn run_attached(&self, log: &Log) -> Result<()> {
         log.trace(self)?;
         let mut command = Command::new(&self.program);
-        let status = command.args(&self.args).envs(&self.env).status().with_context(|| format!("starting {self}"))?;
+        let status =
+            command.args(&self.args).envs(&self.env).status().with_context(|| format!("starting {self}"))?;
         interrupted()?;
         if !status.success() {
             bail!("{self} ended with {status}");

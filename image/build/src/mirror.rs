@@ -9,8 +9,18 @@ use crate::exec::{Cmd, Log};
 
 /// Release names whose repositories are Debian's own; a host's other repositories are not mirrors of Debian.
 const RELEASES: [&str; 12] = [
-    "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldstable", "stable", "testing", "unstable",
-    "oldoldstable", "experimental",
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "sid",
+    "oldstable",
+    "stable",
+    "testing",
+    "unstable",
+    "oldoldstable",
+    "experimental",
 ];
 
 /// Where packages come from, and through which proxy.
@@ -42,7 +52,9 @@ fn decide(named: Option<&str>, targets: &str, proxy: Option<String>) -> Result<M
     let mut security = None;
     for line in targets.lines() {
         let mut words = line.split_whitespace();
-        let (Some(uri), Some(release), Some("main")) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(uri), Some(release), Some("main")) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         let (base, is_security) = match release.strip_suffix("-security") {
             Some(base) => (base, true),
             None => (release.split('/').next().unwrap_or(release), release.ends_with("/updates")),
@@ -92,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_named_mirror_brings_its_own_security_folder() {
-        let mirror = decide(Some("http://near.example/debian/"), HOST, Some("http://proxy.example:3142".into()));
+        let mirror =
+            decide(Some("http://near.example/debian/"), HOST, Some("http://proxy.example:3142".into()));
         let mirror = mirror.unwrap();
         assert_eq!(mirror.main, "http://near.example/debian");
         assert_eq!(mirror.security, "http://near.example/debian-security");

@@ -100,7 +100,8 @@ fn agent(mirror: &Mirror, patience: Patience) -> Result<ureq::Agent> {
         .timeout_recv_response(Some(patience.answer))
         .user_agent("cipolla-build");
     if let Some(proxy) = &mirror.proxy {
-        let proxy = ureq::Proxy::new(proxy).with_context(|| format!("reading apt's proxy setting {proxy}"))?;
+        let proxy =
+            ureq::Proxy::new(proxy).with_context(|| format!("reading apt's proxy setting {proxy}"))?;
         config = config.proxy(Some(proxy));
     }
     Ok(config.build().new_agent())
@@ -121,7 +122,8 @@ fn fetch_one(
     let mut counted = 0;
     let mut attempt = || -> Result<()> {
         let deadline = patience.answer + Duration::from_secs(package.size / patience.slowest.max(1));
-        let mut file = tempfile::NamedTempFile::new_in(pool).with_context(|| format!("making a file in {pool}"))?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(pool).with_context(|| format!("making a file in {pool}"))?;
         let mut hash = Sha256::new();
         let mut reader: Box<dyn Read> = match url.strip_prefix("file:") {
             Some(path) => Box::new(fs_err::File::open(path.trim_start_matches("//"))?),
@@ -184,7 +186,10 @@ pub fn verify(solution: &Solution, pool: &Utf8Path) -> Result<()> {
         let file = path(pool, &package.sha256);
         if crate::store::sha256_file(&file)? != package.sha256 {
             fs_err::remove_file(&file)?;
-            bail!("{} was damaged in the pool and is removed now; build again to fetch it anew", package.name);
+            bail!(
+                "{} was damaged in the pool and is removed now; build again to fetch it anew",
+                package.name
+            );
         }
     }
     Ok(())

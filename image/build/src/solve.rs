@@ -154,8 +154,13 @@ fn sources(want: &Want, mirror: &Mirror) -> String {
 }
 
 fn prepare(dir: &Utf8Path, want: &Want, mirror: &Mirror, sources: &str) -> Result<Utf8PathBuf> {
-    for sub in ["etc/apt.conf.d", "etc/preferences.d", "etc/trusted.gpg.d", "state/lists/partial", "cache/archives/partial"]
-    {
+    for sub in [
+        "etc/apt.conf.d",
+        "etc/preferences.d",
+        "etc/trusted.gpg.d",
+        "state/lists/partial",
+        "cache/archives/partial",
+    ] {
         fs_err::create_dir_all(dir.join(sub))?;
     }
     fs_err::write(dir.join("etc/sources.list"), sources)?;
@@ -182,7 +187,8 @@ fn installs(simulated: &str) -> Result<Vec<(String, String)>> {
     for line in simulated.lines() {
         let Some(rest) = line.strip_prefix("Inst ") else { continue };
         let (name, rest) = rest.split_once(" (").with_context(|| format!("reading apt's line `{line}`"))?;
-        let version = rest.split([' ', ')']).next().with_context(|| format!("reading apt's line `{line}`"))?;
+        let version =
+            rest.split([' ', ')']).next().with_context(|| format!("reading apt's line `{line}`"))?;
         chosen.push((name.to_owned(), version.to_owned()));
     }
     if chosen.is_empty() {
@@ -307,8 +313,11 @@ mod tests {
             packages: vec![],
             backports: vec![],
         };
-        let mirror =
-            Mirror { main: "http://m.example/debian".into(), security: "http://s.example/sec".into(), proxy: None };
+        let mirror = Mirror {
+            main: "http://m.example/debian".into(),
+            security: "http://s.example/sec".into(),
+            proxy: None,
+        };
         let text = sources(&want, &mirror);
         assert_eq!(text.lines().count(), 3);
         assert!(text.contains("http://s.example/sec trixie-security main non-free-firmware"), "{text}");

@@ -57,12 +57,7 @@ impl Space {
     /// A space over the Debian tree `tree`. `entry` is the program that dispatches [`ENTER`] to [`enter`]: the
     /// running `xtask` itself.
     pub fn new(entry: &Utf8Path, tree: &Utf8Path) -> Self {
-        Space {
-            entry: entry.to_owned(),
-            tree: tree.to_owned(),
-            binds: Vec::new(),
-            devices: Vec::new(),
-        }
+        Space { entry: entry.to_owned(), tree: tree.to_owned(), binds: Vec::new(), devices: Vec::new() }
     }
 
     /// Shows the host's `source` read-only at `target`.
@@ -90,7 +85,8 @@ impl Space {
     pub fn wrap(&self, argv: &[OsString], env: &BTreeMap<String, OsString>) -> Vec<OsString> {
         let env = env.iter().map(|(k, v)| (k.clone(), v.to_string_lossy().into_owned())).collect();
         let order = Order { space: self.clone(), env };
-        let order = serde_json::to_string(&order).unwrap_or_else(|e| unreachable!("an order is plain data: {e}"));
+        let order =
+            serde_json::to_string(&order).unwrap_or_else(|e| unreachable!("an order is plain data: {e}"));
         let mut line: Vec<OsString> = Self::prefix().into_iter().map(OsString::from).collect();
         line.extend([self.entry.as_str().into(), ENTER.into(), order.into(), "--".into()]);
         line.extend(argv.iter().cloned());
@@ -120,7 +116,8 @@ pub fn enter(args: &[OsString]) -> Result<std::convert::Infallible> {
     if dashes != OsStr::new("--") {
         bail!("{ENTER} is not meant for people; try --help");
     }
-    let order: Order = serde_json::from_str(&order.to_string_lossy()).context("reading the order of a space")?;
+    let order: Order =
+        serde_json::from_str(&order.to_string_lossy()).context("reading the order of a space")?;
     lay_out(&order.space)?;
     umask(rustix::fs::Mode::from_bits_truncate(0o022));
     let mut command = Command::new(tool);
@@ -188,7 +185,8 @@ fn bind(source: &Utf8Path, target: &Utf8Path, writable: bool) -> Result<()> {
         .with_context(|| format!("binding {source} to {target}"))?;
     if !writable {
         // Flags the host's mount has are locked in a user namespace: they must be named again.
-        let stat = rustix::fs::statvfs(target.as_std_path()).with_context(|| format!("asking about {target}"))?;
+        let stat =
+            rustix::fs::statvfs(target.as_std_path()).with_context(|| format!("asking about {target}"))?;
         let mut flags = MountFlags::BIND | MountFlags::RDONLY;
         for (has, flag) in [
             (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
@@ -202,7 +200,8 @@ fn bind(source: &Utf8Path, target: &Utf8Path, writable: bool) -> Result<()> {
                 flags |= flag;
             }
         }
-        mount_remount(target.as_std_path(), flags, c"").with_context(|| format!("making {target} read-only"))?;
+        mount_remount(target.as_std_path(), flags, c"")
+            .with_context(|| format!("making {target} read-only"))?;
     }
     Ok(())
 }
@@ -215,9 +214,11 @@ fn devices(dev: &Utf8Path, extra: &[String]) -> Result<()> {
             bind(&source, &dev.join(name), true)?;
         }
     }
-    for (name, target) in [("fd", "self/fd"), ("stdin", "self/fd/0"), ("stdout", "self/fd/1"), ("stderr", "self/fd/2")]
+    for (name, target) in
+        [("fd", "self/fd"), ("stdin", "self/fd/0"), ("stdout", "self/fd/1"), ("stderr", "self/fd/2")]
     {
-        symlink(format!("/proc/{target}"), dev.join(name)).with_context(|| format!("linking {name} in {dev}"))?;
+        symlink(format!("/proc/{target}"), dev.join(name))
+            .with_context(|| format!("linking {name} in {dev}"))?;
     }
     tmpfs(&dev.join("shm"), "mode=1777")
 }

@@ -415,7 +415,8 @@ mod tests {
         assert_eq!(fs_err::read(entry.file("root.tar")).unwrap(), b"x");
         assert_eq!(entry.fact("sha256").unwrap(), "ff");
 
-        let second = list(&[("overlay/a", "9999999999999999999999999999999999"), ("suite", "forky"), ("b", "1")]);
+        let second =
+            list(&[("overlay/a", "9999999999999999999999999999999999"), ("suite", "forky"), ("b", "1")]);
         let Lookup::Miss(reason) = cache.look_up("mail-amd64", "rootfs", &second) else { panic!("hit") };
         assert_eq!(reason, "b is new, overlay/a changed, suite changed from trixie to forky");
     }

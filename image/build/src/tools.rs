@@ -30,10 +30,25 @@ pub struct Kind {
 pub const BUILDER: Kind = Kind {
     stage: "tools",
     packages: &[
-        "apt", "mmdebstrap", "mount", "util-linux", "xz-utils", "zstd",
-        "e2fsprogs", "erofs-utils", "dosfstools",
-        "grub-common", "grub-pc-bin", "grub-efi-amd64-signed", "shim-unsigned", "shim-signed", "shim-helpers-amd64-signed",
-        "rustc-web", "cargo-web", "gcc", "libc6-dev",
+        "apt",
+        "mmdebstrap",
+        "mount",
+        "util-linux",
+        "xz-utils",
+        "zstd",
+        "e2fsprogs",
+        "erofs-utils",
+        "dosfstools",
+        "grub-common",
+        "grub-pc-bin",
+        "grub-efi-amd64-signed",
+        "shim-unsigned",
+        "shim-signed",
+        "shim-helpers-amd64-signed",
+        "rustc-web",
+        "cargo-web",
+        "gcc",
+        "libc6-dev",
     ],
 };
 
@@ -41,13 +56,29 @@ pub const BUILDER: Kind = Kind {
 pub const LAB: Kind = Kind {
     stage: "lab",
     packages: &[
-        "qemu-system-x86", "qemu-utils", "ovmf", "seabios", "socat", "zstd", "fdisk", "gdisk", "mtools", "dosfstools", "e2fsprogs",
-        "erofs-utils", "iproute2", "tor", "openssl", "util-linux", "mount",
+        "qemu-system-x86",
+        "qemu-utils",
+        "ovmf",
+        "seabios",
+        "socat",
+        "zstd",
+        "fdisk",
+        "gdisk",
+        "mtools",
+        "dosfstools",
+        "e2fsprogs",
+        "erofs-utils",
+        "iproute2",
+        "tor",
+        "openssl",
+        "util-linux",
+        "mount",
     ],
 };
 
 /// Links that `update-alternatives` or a postinst would make: (place, target).
-const LINKS: &[(&str, &str)] = &[("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc"), ("etc/mtab", "../proc/self/mounts")];
+const LINKS: &[(&str, &str)] =
+    &[("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc"), ("etc/mtab", "../proc/self/mounts")];
 
 /// Unpacks a solution from the pool into `tree`; `progress` gets (packages done, all).
 ///
@@ -61,7 +92,8 @@ pub fn unpack(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<()> {
     fs_err::create_dir_all(tree)?;
-    let unpack_one = |sha256: &str| Cmd::new("dpkg-deb").arg("-x").arg(pool::path(pool_dir, sha256)).arg(tree).run(log);
+    let unpack_one =
+        |sha256: &str| Cmd::new("dpkg-deb").arg("-x").arg(pool::path(pool_dir, sha256)).arg(tree).run(log);
     // base-files brings the links /bin, /lib and so on: it must come before anything could make folders of them.
     let (first, rest): (Vec<_>, Vec<_>) = solution.packages.iter().partition(|p| p.name == "base-files");
     for package in &first {

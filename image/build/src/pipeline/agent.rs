@@ -33,7 +33,10 @@ impl Builder<'_> {
                 list.add("the architecture", plan.arch().debian_name());
                 list.add("the source date", self.date(plan)?.to_string());
                 for member in MEMBERS {
-                    list.add(format!("{member}/Cargo.toml"), sha256(cut_member(&self.repo, member)?.as_bytes()));
+                    list.add(
+                        format!("{member}/Cargo.toml"),
+                        sha256(cut_member(&self.repo, member)?.as_bytes()),
+                    );
                 }
                 for path in sources(&self.repo)? {
                     list.add_file(path.as_str(), &self.repo.join(&path))?;
@@ -49,7 +52,11 @@ impl Builder<'_> {
             cut_workspace(&self.repo, &workspace, Sources::Ours)?;
             fs_err::copy(crates.file("Cargo.lock"), workspace.join("Cargo.lock"))?;
             let target = work.dir.join("target");
-            Cmd::new("cp").args(["--archive", "--reflink=auto"]).arg(crates.file("target")).arg(&target).run(work.log)?;
+            Cmd::new("cp")
+                .args(["--archive", "--reflink=auto"])
+                .arg(crates.file("target"))
+                .arg(&target)
+                .run(work.log)?;
             self.cargo(plan, tools, work, &crates.file("vendor"))?;
             fs_err::rename(target.join("agent/cipolla"), work.dir.join("cipolla"))?;
             fs_err::remove_dir_all(&target)?;
@@ -61,7 +68,10 @@ impl Builder<'_> {
 
     /// Compiles the workspace in the stage's folder into `target` beside it.
     fn cargo(&self, plan: &Plan, tools: &Entry, work: &Work<'_>, vendor: &Utf8Path) -> Result<()> {
-        let space = self.space(tools, work).read_only(&work.dir.join("workspace"), "/src").read_only(vendor, "/vendor");
+        let space = self
+            .space(tools, work)
+            .read_only(&work.dir.join("workspace"), "/src")
+            .read_only(vendor, "/vendor");
         Cmd::new("cargo")
             .args(["--config", "source.crates-io.replace-with=\"vendored\""])
             .args(["--config", "source.vendored.directory=\"/vendor\""])
@@ -124,7 +134,8 @@ fn cut_manifest(repo: &Utf8Path) -> Result<String> {
     let mut manifest: toml::Table = text.parse().with_context(|| format!("reading {path}"))?;
     let workspace = manifest.get_mut("workspace").and_then(toml::Value::as_table_mut);
     let workspace = workspace.with_context(|| format!("{path} has no [workspace]"))?;
-    workspace.insert("members".into(), MEMBERS.iter().map(|m| toml::Value::from(*m)).collect::<Vec<_>>().into());
+    workspace
+        .insert("members".into(), MEMBERS.iter().map(|m| toml::Value::from(*m)).collect::<Vec<_>>().into());
     if let Some(dependencies) = workspace.get_mut("dependencies").and_then(toml::Value::as_table_mut) {
         dependencies.retain(|_, value| {
             let own = value.get("path").and_then(toml::Value::as_str);

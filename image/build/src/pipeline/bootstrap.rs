@@ -68,8 +68,10 @@ impl Builder<'_> {
     /// # Errors
     /// A stage failed.
     pub fn baseline(&self, plan: &Plan) -> Result<std::time::Duration> {
-        let _lock = self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
-        let tools = self.tools(plan, crate::tools::BUILDER)?.context("a build that is not a dry run has a result")?;
+        let _lock =
+            self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
+        let tools =
+            self.tools(plan, crate::tools::BUILDER)?.context("a build that is not a dry run has a result")?;
         let solution = self.solution(plan)?.context("a build that is not a dry run has a result")?;
         let log = self.log(&line(plan), "baseline")?;
         let scratch = self.cache.scratch("baseline")?;

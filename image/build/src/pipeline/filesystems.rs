@@ -35,7 +35,12 @@ pub(super) fn layout(plan: &Plan) -> Result<Layout> {
 impl Builder<'_> {
     /// `root.erofs`: read-only, and not compressed: the release file is, once and better, and neither a build nor a
     /// boot pays for it.
-    pub(super) fn root(&self, plan: &Plan, rootfs: Option<&Entry>, tools: Option<&Entry>) -> Result<Option<Entry>> {
+    pub(super) fn root(
+        &self,
+        plan: &Plan,
+        rootfs: Option<&Entry>,
+        tools: Option<&Entry>,
+    ) -> Result<Option<Entry>> {
         let (line, stage) = (line(plan), "root");
         let uuid = disk_ids(plan).root_fs.to_string();
         let ingredients = match (rootfs, tools) {
@@ -107,7 +112,12 @@ impl Builder<'_> {
     }
 
     /// `boot.fat`, and for a BIOS `code.img` and `core.img`.
-    pub(super) fn boot(&self, plan: &Plan, base: Option<&Entry>, tools: Option<&Entry>) -> Result<Option<Entry>> {
+    pub(super) fn boot(
+        &self,
+        plan: &Plan,
+        base: Option<&Entry>,
+        tools: Option<&Entry>,
+    ) -> Result<Option<Entry>> {
         let (line, stage) = (line(plan), "boot");
         let cmdline = Cmdline::new(Slot::A, &disk_ids(plan), &words(plan))?;
         let initramfs = initramfs_overlay(plan)?;
@@ -123,7 +133,8 @@ impl Builder<'_> {
                 for entry in plan.initramfs_overlay() {
                     let name = entry.source().strip_prefix(&self.repo).unwrap_or(entry.source());
                     let mode = entry.mode().bits();
-                    let content = if entry.source().is_file() { sha256_file(entry.source())? } else { String::new() };
+                    let content =
+                        if entry.source().is_file() { sha256_file(entry.source())? } else { String::new() };
                     list.add(name.as_str(), crate::store::sha256(format!("{mode:o} {content}").as_bytes()));
                 }
                 list.add("the source date", self.date(plan)?.to_string());
@@ -151,7 +162,9 @@ impl Builder<'_> {
             if plan.firmware().contains(&Firmware::Uefi) {
                 files.add(grub::path::EFI_GRUB_CFG, grub::efi_config(ids.boot_fs))?;
                 let to = grub::efi_files(plan.arch());
-                for (name, source) in [to.shim, to.grub, to.mok_manager].into_iter().zip(efi_sources(plan.arch())) {
+                for (name, source) in
+                    [to.shim, to.grub, to.mok_manager].into_iter().zip(efi_sources(plan.arch()))
+                {
                     files.add(name, fat::Source::File(tree.join(source)))?;
                 }
             }
@@ -184,7 +197,8 @@ impl Builder<'_> {
         fs_err::write(work.dir.join("boot.img"), &boot_img)?;
         // Placed again when the disk is put together; here only so that an error shows in this stage.
         let layout = layout(plan)?;
-        let place = layout.partition(crate::disk::layout::Role::Bios).context("a BIOS disk has a BIOS partition")?;
+        let place =
+            layout.partition(crate::disk::layout::Role::Bios).context("a BIOS disk has a BIOS partition")?;
         bios::place(&boot_img, &fs_err::read(work.dir.join("core.img"))?, place)?;
         Ok(())
     }

@@ -140,8 +140,10 @@ impl Builder<'_> {
         };
         let date = self.date(plan)?;
         let mut list = Ingredients::new(CODE_VERSION);
-        list.add("the root", made.root.fact("root.erofs")?).add("the boot partition", made.boot.fact("boot.fat")?);
-        list.add("the data partition", made.data.fact("data.ext4")?).add("the version", plan.version().to_string());
+        list.add("the root", made.root.fact("root.erofs")?)
+            .add("the boot partition", made.boot.fact("boot.fat")?);
+        list.add("the data partition", made.data.fact("data.ext4")?)
+            .add("the version", plan.version().to_string());
         list.add("the BIOS boot code", made.boot.fact("core.img").unwrap_or_default());
         list.add("the packages", made.solution.digest()).add("the listing", made.rootfs.fact("root.tar")?);
         list.add("the layout", crate::store::sha256(format!("{:?}", layout(plan)?).as_bytes()));

@@ -83,7 +83,16 @@ impl<'a> Builder<'a> {
         options: Options,
         progress: &'a dyn Progress,
     ) -> Self {
-        Builder { cache, entry, repo, options, progress, dry: false, date: OnceLock::new(), verdicts: Mutex::default() }
+        Builder {
+            cache,
+            entry,
+            repo,
+            options,
+            progress,
+            dry: false,
+            date: OnceLock::new(),
+            verdicts: Mutex::default(),
+        }
     }
 
     /// Builds the image of a plan into `out`, under its final names.
@@ -91,7 +100,8 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// A stage failed, or a person interrupted; whatever stood under the final names is untouched then.
     pub fn build(&self, plan: &Plan, out: &Utf8Path) -> Result<Image> {
-        let _lock = self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
+        let _lock =
+            self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
         self.through(plan, out)?.context("a build that is not a dry run has a result")
     }
 
@@ -110,7 +120,8 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// A stage failed.
     pub fn lab(&self, plan: &Plan) -> Result<Utf8PathBuf> {
-        let _lock = self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
+        let _lock =
+            self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
         let entry = self.tools(plan, tools::LAB)?.context("a build that is not a dry run has a result")?;
         Ok(tools::tree_of(&entry))
     }
@@ -148,7 +159,19 @@ impl<'a> Builder<'a> {
         .whole();
         let image = self.image(plan, parts, out, &line)?;
         if !self.dry {
-            for stage in ["tools", "lab", "solve", "crates", "agent", "bootstrap", "rootfs", "root", "boot", "data", "disk"] {
+            for stage in [
+                "tools",
+                "lab",
+                "solve",
+                "crates",
+                "agent",
+                "bootstrap",
+                "rootfs",
+                "root",
+                "boot",
+                "data",
+                "disk",
+            ] {
                 self.cache.clean_up(stage)?;
             }
         }
@@ -193,7 +216,8 @@ impl<'a> Builder<'a> {
         let scratch = self.cache.scratch(stage)?;
         let dir = Utf8PathBuf::try_from(scratch.path().to_owned()).context("the scratch folder's name")?;
         let advance = |done, all| self.progress.advance(shown, done, all);
-        let facts = make(&Work { dir, log: &log, advance: &advance }).with_context(|| format!("stage {stage}"))?;
+        let facts =
+            make(&Work { dir, log: &log, advance: &advance }).with_context(|| format!("stage {stage}"))?;
         let entry = self.cache.store(stage, &ingredients, scratch, facts)?;
         self.cache.note(line, stage, &ingredients)?;
         self.progress.end(shown, started.elapsed());
@@ -211,9 +235,14 @@ impl<'a> Builder<'a> {
             Err(_) => crate::exec::Cmd::new("git")
                 .args(["-C", self.repo.as_str(), "log", "-1", "--format=%ct"])
                 .output(&self.log(&line(plan), "source-date")?)
-                .context("finding a source date: give the recipe [release] source_date, or set SOURCE_DATE_EPOCH")?,
+                .context(
+                    "finding a source date: give the recipe [release] source_date, or set SOURCE_DATE_EPOCH",
+                )?,
         };
-        let date = text.trim().parse().with_context(|| format!("the source date is no number of seconds: {text}"))?;
+        let date = text
+            .trim()
+            .parse()
+            .with_context(|| format!("the source date is no number of seconds: {text}"))?;
         Ok(*self.date.get_or_init(|| date))
     }
 
@@ -254,8 +283,10 @@ fn joined<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> 
 fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),
-        (Err(a), Err(b)) if !b.is::<crate::exec::Interrupted>() => Err(anyhow!("{a:#}
-{b:#}")),
+        (Err(a), Err(b)) if !b.is::<crate::exec::Interrupted>() => Err(anyhow!(
+            "{a:#}
+{b:#}"
+        )),
         (Err(error), _) | (_, Err(error)) => Err(error),
     }
 }

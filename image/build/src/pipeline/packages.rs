@@ -38,7 +38,10 @@ impl Builder<'_> {
             suite: plan.suite().as_str().into(),
             components: vec!["main".into()],
             pockets: [Pocket::Updates, Pocket::Security].iter().map(|p| p.as_str().into()).collect(),
-            arch: recipe::Arch::host().context("this machine is neither amd64 nor arm64")?.debian_name().into(),
+            arch: recipe::Arch::host()
+                .context("this machine is neither amd64 nor arm64")?
+                .debian_name()
+                .into(),
             packages: kind.packages.iter().map(|p| (*p).into()).collect(),
             backports: vec![],
         };

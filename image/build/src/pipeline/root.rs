@@ -14,7 +14,7 @@ use crate::rootfs::tree::{self, Kind, Node, Source, Tree};
 use crate::rootfs::write;
 use crate::store::{Entry, Ingredients, sha256, sha256_file};
 
-const CODE_VERSION: u32 = 1;
+const CODE_VERSION: u32 = 3;
 
 /// Folders that the running system mounts things on; see ARCHITECTURE.md, "State".
 const MOUNT_POINTS: [(&str, u32); 4] = [("data", 0o755), ("boot", 0o755), ("srv", 0o755), ("home", 0o755)];
@@ -84,7 +84,14 @@ impl Builder<'_> {
     }
 }
 
-fn lay_out(plan: &Plan, base: &Entry, agent: &Entry, date: u64, build_id: &str, work: &Work<'_>) -> Result<Facts> {
+fn lay_out(
+    plan: &Plan,
+    base: &Entry,
+    agent: &Entry,
+    date: u64,
+    build_id: &str,
+    work: &Work<'_>,
+) -> Result<Facts> {
     let tar = base.file("base.tar");
     let mut tree = tree::index(&tar)?;
     let whole = tree.clone();
@@ -111,7 +118,8 @@ fn lay_out(plan: &Plan, base: &Entry, agent: &Entry, date: u64, build_id: &str, 
     for node in tree.values_mut() {
         node.mtime = node.mtime.min(date);
     }
-    let (listing, digest) = write::write(&tree, &tar, &work.dir.join("root.tar"), &|n, all| (work.advance)(n, all))?;
+    let (listing, digest) =
+        write::write(&tree, &tar, &work.dir.join("root.tar"), &|n, all| (work.advance)(n, all))?;
     fs_err::write(work.dir.join("listing.json"), serde_json::to_vec(&listing)?)?;
     let bytes: u64 = listing.iter().map(|l| l.size).sum();
     Ok(Facts::from([
@@ -132,17 +140,28 @@ fn overlay(
     for entry in plan.overlay_entries() {
         let (uid, gid) = (users.get(entry.user().as_str()), groups.get(entry.group().as_str()));
         let (Some(uid), Some(gid)) = (uid, gid) else {
-            unknown.push(format!("{} for {}:{}", entry.source(), entry.user().as_str(), entry.group().as_str()));
+            unknown.push(format!(
+                "{} for {}:{}",
+                entry.source(),
+                entry.user().as_str(),
+                entry.group().as_str()
+            ));
             continue;
         };
         let kind = match entry.kind() {
-            OverlayKind::File { size } => Kind::File { source: Source::Host(entry.source().to_owned()), size: *size },
+            OverlayKind::File { size } => {
+                Kind::File { source: Source::Host(entry.source().to_owned()), size: *size }
+            }
             OverlayKind::Dir => Kind::Dir,
             OverlayKind::Symlink { target } => Kind::Symlink(target.clone()),
         };
         let node =
             Node { kind, mode: entry.mode().bits(), uid: *uid, gid: *gid, mtime: date, xattrs: vec![] };
-        laid.push(Laid { path: entry.target().trim_start_matches('/').into(), node, explicit: entry.explicit() });
+        laid.push(Laid {
+            path: entry.target().trim_start_matches('/').into(),
+            node,
+            explicit: entry.explicit(),
+        });
     }
     if !unknown.is_empty() {
         bail!(
@@ -154,9 +173,17 @@ fn overlay(
 }
 
 /// What the builder itself adds.
-fn own(plan: &Plan, tree: &Tree, tar: &Utf8Path, agent: &Entry, date: u64, build_id: &str) -> Result<Vec<Laid>> {
+fn own(
+    plan: &Plan,
+    tree: &Tree,
+    tar: &Utf8Path,
+    agent: &Entry,
+    date: u64,
+    build_id: &str,
+) -> Result<Vec<Laid>> {
     let ids = DiskIds::derive(plan.name().as_str(), plan.arch(), plan.version().as_ref());
-    let mut laid: Vec<Laid> = MOUNT_POINTS.iter().chain([&SYSIMAGE]).map(|(path, mode)| own_dir(path, *mode, date)).collect();
+    let mut laid: Vec<Laid> =
+        MOUNT_POINTS.iter().chain([&SYSIMAGE]).map(|(path, mode)| own_dir(path, *mode, date)).collect();
     laid.push(own_link(&format!("{}/lib/dpkg", edit::FACTORY_VAR), "../../usr/lib/sysimage/dpkg", date));
     // systemd never lets the clock start before the time of this file: systemd(1), "clock-epoch".
     laid.push(own_file("usr/lib/clock-epoch", "", date));
@@ -168,7 +195,9 @@ fn own(plan: &Plan, tree: &Tree, tar: &Utf8Path, agent: &Entry, date: u64, build
         plan.arch()
     );
     laid.push(own_file("usr/lib/cipolla/image.toml", image, date));
-    laid.push(own_file("usr/lib/cipolla/defaults.toml", plan.settings_toml(), date));
+    if !plan.settings_toml().is_empty() {
+        laid.push(own_file("usr/lib/cipolla/defaults.toml", plan.settings_toml(), date));
+    }
     let root_b = format!(
         "# The kernel command line of slot b names the UUID; the size is that of slot a.\n[Partition]\nUUID={}\n\
          SizeMinBytes={size}\nSizeMaxBytes={size}\n",
@@ -177,8 +206,11 @@ fn own(plan: &Plan, tree: &Tree, tar: &Utf8Path, agent: &Entry, date: u64, build
     );
     laid.push(own_file("usr/lib/repart.d/50-root-b.conf.d/recipe.conf", root_b, date));
     let release = tree::text(tree, "usr/lib/os-release", tar)?;
-    let release =
-        format!("{release}IMAGE_ID=cipolla-{}\nIMAGE_VERSION={}\nBUILD_ID={build_id}\n", plan.name(), plan.version());
+    let release = format!(
+        "{release}IMAGE_ID=cipolla-{}\nIMAGE_VERSION={}\nBUILD_ID={build_id}\n",
+        plan.name(),
+        plan.version()
+    );
     laid.push(own_file("usr/lib/os-release", release, date));
     let program = agent.file("cipolla");
     let size = fs_err::metadata(&program)?.len();

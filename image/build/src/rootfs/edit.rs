@@ -14,14 +14,39 @@ pub const DPKG: &str = "usr/lib/sysimage/dpkg";
 /// Left by the bootstrap and never shipped: secrets, host details, caches, backups. A `/` at the end means the files
 /// below that folder; the folders stay, since packages own them.
 const DROPPED: &[&str] = &[
-    "vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old",
-    "etc/hostname", "etc/machine-id", "etc/resolv.conf", "etc/apt/apt.conf.d/99mmdebstrap", "etc/.pwd.lock",
-    "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
-    "etc/aliases.db", "etc/ssl/certs/ssl-cert-snakeoil.pem", "etc/ssl/private/ssl-cert-snakeoil.key",
-    "var/backups/", "var/cache/apt/", "var/cache/debconf/passwords.dat", "var/cache/ldconfig/", "var/cache/man/",
-    "var/lib/apt/", "var/lib/dbus/machine-id", "var/lib/systemd/credential.secret", "var/lib/systemd/random-seed",
-    "var/lib/initramfs-tools/", "var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend", "var/lib/dpkg/triggers/Lock",
-    "var/log/", "root/",
+    "vmlinuz",
+    "vmlinuz.old",
+    "initrd.img",
+    "initrd.img.old",
+    "etc/hostname",
+    "etc/machine-id",
+    "etc/resolv.conf",
+    "etc/apt/apt.conf.d/99mmdebstrap",
+    "etc/.pwd.lock",
+    "etc/passwd-",
+    "etc/group-",
+    "etc/shadow-",
+    "etc/gshadow-",
+    "etc/subuid-",
+    "etc/subgid-",
+    "etc/aliases.db",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem",
+    "etc/ssl/private/ssl-cert-snakeoil.key",
+    "var/backups/",
+    "var/cache/apt/",
+    "var/cache/debconf/passwords.dat",
+    "var/cache/ldconfig/",
+    "var/cache/man/",
+    "var/lib/apt/",
+    "var/lib/dbus/machine-id",
+    "var/lib/systemd/credential.secret",
+    "var/lib/systemd/random-seed",
+    "var/lib/initramfs-tools/",
+    "var/lib/dpkg/lock",
+    "var/lib/dpkg/lock-frontend",
+    "var/lib/dpkg/triggers/Lock",
+    "var/log/",
+    "root/",
 ];
 
 /// Places of the running system: nothing below them ships, folders neither.
@@ -35,9 +60,10 @@ pub fn drop_unwanted(tree: &mut Tree, is_stripped: impl Fn(&str) -> bool) {
     let below = |path: &str, dir: &str| path.len() > dir.len() && path.starts_with(dir);
     tree.retain(|path, node| {
         let is_file = node.kind != Kind::Dir;
-        let dropped = DROPPED.iter().any(|d| if d.ends_with('/') { is_file && below(path, d) } else { path == d })
-            || EMPTIED.iter().any(|d| below(path, d))
-            || DROPPED_PREFIXES.iter().any(|p| path.starts_with(p));
+        let dropped =
+            DROPPED.iter().any(|d| if d.ends_with('/') { is_file && below(path, d) } else { path == d })
+                || EMPTIED.iter().any(|d| below(path, d))
+                || DROPPED_PREFIXES.iter().any(|p| path.starts_with(p));
         !dropped
     });
     tree.retain(|path, node| node.kind == Kind::Dir || !is_stripped(&format!("/{path}")));
@@ -48,7 +74,9 @@ pub fn drop_unwanted(tree: &mut Tree, is_stripped: impl Fn(&str) -> bool) {
             kept.extend(ancestors(path).map(str::to_owned));
         }
     }
-    tree.retain(|path, node| node.kind != Kind::Dir || !is_stripped(&format!("/{path}")) || kept.contains(path));
+    tree.retain(|path, node| {
+        node.kind != Kind::Dir || !is_stripped(&format!("/{path}")) || kept.contains(path)
+    });
 }
 
 /// Moves dpkg's database into the slot and the rest of `/var` to the factory folder.
@@ -103,7 +131,8 @@ pub fn lay(tree: &mut Tree, laid: Laid) -> Result<()> {
             }
             Some(_) => bail!("/{path} needs a folder /{dir}, which is a file in the image"),
             None => {
-                let made = Node { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, xattrs: vec![], mtime: node.mtime };
+                let made =
+                    Node { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, xattrs: vec![], mtime: node.mtime };
                 tree.insert(dir.to_owned(), made);
             }
         }
@@ -111,7 +140,9 @@ pub fn lay(tree: &mut Tree, laid: Laid) -> Result<()> {
     match (tree.get_mut(&path), &node.kind) {
         (Some(Node { kind: Kind::Dir, .. }), Kind::Dir) if !explicit => {}
         (Some(old @ Node { kind: Kind::Dir, .. }), Kind::Dir) => *old = node,
-        (Some(Node { kind: Kind::Dir, .. }), _) => bail!("/{path} is a folder in the image, and a file is laid there"),
+        (Some(Node { kind: Kind::Dir, .. }), _) => {
+            bail!("/{path} is a folder in the image, and a file is laid there")
+        }
         (Some(_), Kind::Dir) => bail!("/{path} is a file in the image, and a folder is laid there"),
         (_, _) => {
             tree.insert(path, node);
@@ -149,7 +180,9 @@ pub fn enable(unit: &str, unit_path: &str, text: &str) -> Result<Vec<(String, St
         }
     }
     if links.is_empty() {
-        bail!("/{unit_path} has no [Install] section with WantedBy=, RequiredBy= or Alias=, so it cannot be enabled");
+        bail!(
+            "/{unit_path} has no [Install] section with WantedBy=, RequiredBy= or Alias=, so it cannot be enabled"
+        );
     }
     Ok(links)
 }
@@ -162,7 +195,9 @@ pub fn unit_path(tree: &Tree, unit: &str) -> Result<String> {
     };
     ["etc/systemd/system", "usr/lib/systemd/system"]
         .iter()
-        .flat_map(|dir| [Some(unit), template.as_deref()].into_iter().flatten().map(move |n| format!("{dir}/{n}")))
+        .flat_map(|dir| {
+            [Some(unit), template.as_deref()].into_iter().flatten().map(move |n| format!("{dir}/{n}"))
+        })
         .find(|path| matches!(tree.get(path).map(|n| &n.kind), Some(Kind::File { .. })))
         .with_context(|| format!("no unit file of the image is named {unit}: check [units] in the recipe"))
 }
@@ -270,11 +305,19 @@ mod tests {
     #[test]
     fn secrets_and_host_details_go() {
         let mut t = tree(&[
-            ("boot", node(Kind::Dir)), ("boot/vmlinuz-6", file(1)), ("dev/null", node(Kind::Special)),
-            ("etc/passwd", file(2)), ("etc/passwd-", file(3)), ("etc/ssh/ssh_host_ed25519_key", file(4)),
-            ("usr/share/man", node(Kind::Dir)), ("usr/share/man/man1", node(Kind::Dir)),
-            ("usr/share/man/man1/x.gz", file(5)), ("var/log", node(Kind::Dir)), ("var/log/dpkg.log", file(6)),
-            ("var/log/tor", node(Kind::Dir)), ("run/lock", node(Kind::Dir)),
+            ("boot", node(Kind::Dir)),
+            ("boot/vmlinuz-6", file(1)),
+            ("dev/null", node(Kind::Special)),
+            ("etc/passwd", file(2)),
+            ("etc/passwd-", file(3)),
+            ("etc/ssh/ssh_host_ed25519_key", file(4)),
+            ("usr/share/man", node(Kind::Dir)),
+            ("usr/share/man/man1", node(Kind::Dir)),
+            ("usr/share/man/man1/x.gz", file(5)),
+            ("var/log", node(Kind::Dir)),
+            ("var/log/dpkg.log", file(6)),
+            ("var/log/tor", node(Kind::Dir)),
+            ("run/lock", node(Kind::Dir)),
         ]);
         drop_unwanted(&mut t, |p| p.starts_with("/usr/share/man/"));
         let left: Vec<&str> = t.keys().map(String::as_str).collect();
@@ -284,23 +327,40 @@ mod tests {
     #[test]
     fn var_moves_and_dpkg_stays_with_the_slot() {
         let mut t = tree(&[
-            ("var", node(Kind::Dir)), ("var/lib", node(Kind::Dir)), ("var/lib/dpkg", node(Kind::Dir)),
-            ("var/lib/dpkg/status", file(1)), ("var/lib/dpkg/status-link", node(Kind::Hardlink("var/lib/dpkg/status".into()))),
+            ("var", node(Kind::Dir)),
+            ("var/lib", node(Kind::Dir)),
+            ("var/lib/dpkg", node(Kind::Dir)),
+            ("var/lib/dpkg/status", file(1)),
+            ("var/lib/dpkg/status-link", node(Kind::Hardlink("var/lib/dpkg/status".into()))),
             ("various", file(2)),
         ]);
         relocate(&mut t);
         let paths: Vec<&str> = t.keys().map(String::as_str).collect();
         assert_eq!(
             paths,
-            ["usr/lib/sysimage/dpkg", "usr/lib/sysimage/dpkg/status", "usr/lib/sysimage/dpkg/status-link",
-             "usr/share/factory/var", "usr/share/factory/var/lib", "var", "various"]
+            [
+                "usr/lib/sysimage/dpkg",
+                "usr/lib/sysimage/dpkg/status",
+                "usr/lib/sysimage/dpkg/status-link",
+                "usr/share/factory/var",
+                "usr/share/factory/var/lib",
+                "var",
+                "various"
+            ]
         );
-        assert_eq!(t["usr/lib/sysimage/dpkg/status-link"].kind, Kind::Hardlink("usr/lib/sysimage/dpkg/status".into()));
+        assert_eq!(
+            t["usr/lib/sysimage/dpkg/status-link"].kind,
+            Kind::Hardlink("usr/lib/sysimage/dpkg/status".into())
+        );
     }
 
     #[test]
     fn laying_keeps_a_packages_folder_unless_told() {
-        let mut t = tree(&[("etc", node(Kind::Dir)), ("bin", node(Kind::Symlink("usr/bin".into()))), ("etc/f", file(1))]);
+        let mut t = tree(&[
+            ("etc", node(Kind::Dir)),
+            ("bin", node(Kind::Symlink("usr/bin".into()))),
+            ("etc/f", file(1)),
+        ]);
         lay(&mut t, Laid { explicit: false, ..own_dir("etc", 0o700, 9) }).unwrap();
         assert_eq!((t["etc"].uid, t["etc"].mode), (7, 0o644));
         lay(&mut t, own_dir("etc", 0o700, 9)).unwrap();
@@ -321,8 +381,11 @@ mod tests {
         let places: Vec<&str> = links.iter().map(|(p, _)| p.as_str()).collect();
         assert_eq!(
             places,
-            ["etc/systemd/system/multi-user.target.wants/ssh.service",
-             "etc/systemd/system/sys.target.wants/ssh.service", "etc/systemd/system/sshd.service"]
+            [
+                "etc/systemd/system/multi-user.target.wants/ssh.service",
+                "etc/systemd/system/sys.target.wants/ssh.service",
+                "etc/systemd/system/sshd.service"
+            ]
         );
         assert!(enable("a.service", "usr/lib/systemd/system/a.service", "[Unit]\n").is_err());
     }
@@ -336,12 +399,19 @@ mod tests {
 
     #[test]
     fn shadow_days_are_pinned() {
-        assert_eq!(pin_shadow("root:*:20000:0:::::\nx:!::::::\n", 86_400 * 3), "root:*:3:0:::::\nx:!::::::\n");
+        assert_eq!(
+            pin_shadow("root:*:20000:0:::::\nx:!::::::\n", 86_400 * 3),
+            "root:*:3:0:::::\nx:!::::::\n"
+        );
     }
 
     #[test]
     fn hard_links_follow_the_first_name() {
-        let mut t = tree(&[("b", file(1)), ("a", node(Kind::Hardlink("b".into()))), ("c", node(Kind::Hardlink("b".into())))]);
+        let mut t = tree(&[
+            ("b", file(1)),
+            ("a", node(Kind::Hardlink("b".into()))),
+            ("c", node(Kind::Hardlink("b".into()))),
+        ]);
         settle_hardlinks(&mut t, &Tree::new()).unwrap();
         assert!(matches!(t["a"].kind, Kind::File { .. }));
         assert_eq!(t["b"].kind, Kind::Hardlink("a".into()));

@@ -78,7 +78,9 @@ pub fn index(tar: &Utf8Path) -> Result<Tree> {
             None => String::new(),
         };
         let mut xattrs = Vec::new();
-        if let Some(extensions) = entry.pax_extensions().with_context(|| format!("reading {path} in {tar}"))? {
+        if let Some(extensions) =
+            entry.pax_extensions().with_context(|| format!("reading {path} in {tar}"))?
+        {
             for extension in extensions {
                 let extension = extension.with_context(|| format!("reading {path} in {tar}"))?;
                 if let Some(name) = extension.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr.")) {
@@ -119,7 +121,9 @@ pub fn index(tar: &Utf8Path) -> Result<Tree> {
 
 fn utf8(bytes: &[u8], tar: &Utf8Path) -> Result<String> {
     let text = std::str::from_utf8(bytes);
-    Ok(text.with_context(|| format!("{tar} holds a name that is not UTF-8: {}", bytes.escape_ascii()))?.to_owned())
+    Ok(text
+        .with_context(|| format!("{tar} holds a name that is not UTF-8: {}", bytes.escape_ascii()))?
+        .to_owned())
 }
 
 fn clean(path: &str, tar: &Utf8Path) -> Result<String> {

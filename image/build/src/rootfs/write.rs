@@ -48,7 +48,8 @@ pub fn write(
     out: &Utf8Path,
     progress: &dyn Fn(u64, u64),
 ) -> Result<(Vec<Listed>, String)> {
-    let hashing = Hashing { inner: BufWriter::with_capacity(1 << 18, fs_err::File::create(out)?), hash: Sha256::new() };
+    let hashing =
+        Hashing { inner: BufWriter::with_capacity(1 << 18, fs_err::File::create(out)?), hash: Sha256::new() };
     let mut builder = tar::Builder::new(hashing);
     let mut listing = Vec::with_capacity(tree.len());
     let all = tree.len() as u64;
@@ -65,7 +66,12 @@ pub fn write(
     Ok((listing, hex(&hashing.hash.finalize())))
 }
 
-fn append(builder: &mut tar::Builder<impl Write>, path: &str, node: &Node, base: &Utf8Path) -> Result<Listed> {
+fn append(
+    builder: &mut tar::Builder<impl Write>,
+    path: &str,
+    node: &Node,
+    base: &Utf8Path,
+) -> Result<Listed> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(node.mode);
     header.set_uid(node.uid.into());
@@ -85,7 +91,9 @@ fn append(builder: &mut tar::Builder<impl Write>, path: &str, node: &Node, base:
     };
     if !node.xattrs.is_empty() {
         let names: Vec<String> = node.xattrs.iter().map(|(n, _)| format!("SCHILY.xattr.{n}")).collect();
-        builder.append_pax_extensions(names.iter().map(String::as_str).zip(node.xattrs.iter().map(|(_, v)| &v[..])))?;
+        builder.append_pax_extensions(
+            names.iter().map(String::as_str).zip(node.xattrs.iter().map(|(_, v)| &v[..])),
+        )?;
     }
     let name = path;
     match &node.kind {
@@ -191,7 +199,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = Utf8PathBuf::from_path_buf(dir.path().join("a.tar")).unwrap();
         let kind = Kind::File { source: Source::Bytes(b"abc".to_vec()), size: 5 };
-        let tree = Tree::from([("f".to_owned(), Node { kind, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: vec![] })]);
+        let tree = Tree::from([(
+            "f".to_owned(),
+            Node { kind, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: vec![] },
+        )]);
         let error = write(&tree, &out, &out, &|_, _| ()).unwrap_err();
         assert!(format!("{error:#}").contains("3 bytes instead of 5"), "{error:#}");
     }
