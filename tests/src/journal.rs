@@ -24,6 +24,7 @@ const fn first(by: &'static str, text: &'static str, reason: &'static str) -> Ac
 }
 
 const EMULATED: &str = "the emulated processor or chipset, not the image";
+const BUSY: &str = "the emulating computer was too busy to run the guest in time";
 
 /// The list. Short on purpose: an entry needs a reason that holds for every owner, or names what QEMU lacks.
 const ACCEPTED: &[Accepted] = &[
@@ -33,7 +34,9 @@ const ACCEPTED: &[Accepted] = &[
     always("kernel", "APIC calibration not consistent with PM-Timer", EMULATED),
     always("kernel", "calibrate_delay_direct()", EMULATED),
     always("kernel", "clocksource: ", EMULATED),
-    always("kernel", "watchdog: BUG: soft lockup", "the emulating computer was too busy to run the guest"),
+    always("kernel", "hpet: Lost", BUSY),
+    always("kernel", "hrtimer: interrupt took", BUSY),
+    always("kernel", "watchdog: BUG: soft lockup", BUSY),
     always("kernel", "Spectre V", EMULATED),
     always("kernel", "CPU bug present and SMT on", EMULATED),
     always(

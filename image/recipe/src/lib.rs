@@ -1,11 +1,11 @@
 //! TOML to [`Recipe`] to [`Plan`]: what an image is made of, checked before anything is made.
 //!
-//! The way in is [`plan`]: recipe file, overlay folder and architecture in; a [`Plan`] out, or every problem of
+//! The way in is [`plan()`]: recipe file, overlay folder and architecture in; a [`Plan`] out, or every problem of
 //! all those files in one report ([`Diagnostics`]), each with its source line underlined and a way to mend it.
 //! The reference of the recipe file is [`schema`], that of overlay trees is [`overlay`], that of the owner table
 //! is [`owners`].
 //!
-//! Never here: running commands, network, writing files, the time of day. Reading happens in [`load`], [`plan`]
+//! Never here: running commands, network, writing files, the time of day. Reading happens in [`load()`], [`plan()`]
 //! and [`Overlay::load`] only.
 
 mod diagnostic;

@@ -1,6 +1,6 @@
 //! A text file that diagnostics point into, and places inside it.
 //!
-//! Holds text only; reading files is the business of [`crate::load`]. A leading byte order mark is dropped
+//! Holds text only; reading files is the business of [`crate::load()`]. A leading byte order mark is dropped
 //! here, once, so that every span counts from the first real character.
 
 use std::fmt;

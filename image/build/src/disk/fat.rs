@@ -3,7 +3,7 @@
 //! Written here and not with a crate: fatfs 0.3 gives `.` and `..` long names, which `fsck.fat` rejects, and it
 //! cannot know the whole content beforehand. Knowing it makes the writer short: every folder and file gets one run
 //! of clusters in sorted order, so nothing is ever searched, extended or moved. fatfs reads images back ([`list`],
-//! [`read`]) and is the writer's oracle.
+//! [`read()`]) and is the writer's oracle.
 //!
 //! Deterministic: names in sorted order, one fixed time, a given volume id. The image is a sparse file; contents
 //! pass through a small buffer.
