@@ -2,7 +2,7 @@
 //!
 //! Every build is a process of its own, in a copy of the checkout and with a cache of its own, so nothing here
 //! touches the real ones. Pool, package solution, tools tree and compiled crates are shared: they change with the
-//! mirror and the lock file, not with the work that is timed. The last line of the table shows what they cost.
+//! mirror and the lock file, not with the work that is timed. What the crates cost is timed once and has its row.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ use crate::show;
 use crate::verbs::Site;
 
 /// What the timed builds take from the real cache.
-const SHARED: [&str; 4] = ["pool", "store/solve", "store/tools", "store/crates"];
+const SHARED: [&str; 4] = ["pool", "store/solve", "store/tools", CRATES];
+const CRATES: &str = "store/crates";
 /// What a build reads of a checkout.
 const CHECKOUT: [&str; 6] =
     ["Cargo.toml", "Cargo.lock", "recipes", "overlay", "image/agent", "image/identity"];
@@ -50,7 +51,7 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    fn fresh(&self) -> Result<()> {
+    fn fresh(&self, without: Option<&str>) -> Result<()> {
         if self.dir.exists() {
             fs_err::remove_dir_all(&self.dir)?;
         }
@@ -59,7 +60,7 @@ impl World<'_> {
             fs_err::create_dir_all(to.parent().context("a path has a folder")?)?;
             run(Command::new("cp").args(["-a"]).arg(self.site.repo.join(path)).arg(&to))?;
         }
-        for path in SHARED {
+        for path in SHARED.iter().filter(|path| Some(**path) != without) {
             let to = self.dir.join("cache").join(path);
             fs_err::create_dir_all(to.parent().context("a path has a folder")?)?;
             run(Command::new("cp").args(["-al"]).arg(self.site.cache.root().join(path)).arg(&to))?;
@@ -119,7 +120,14 @@ pub(crate) fn bench(site: &Site, common: &Common, runs: usize) -> Result<ExitCod
 
     let dir = site.cache.root().join("bench");
     let world = World { site, common, dir: dir.clone() };
-    let names = ["plain mmdebstrap, to a tar", "cold", "nothing changed", "one overlay file", "one package"];
+    let names = [
+        "plain mmdebstrap, to a tar",
+        "cold",
+        "nothing changed",
+        "one overlay file",
+        "one package",
+        "cold, crates too (once)",
+    ];
     let mut times: Vec<Vec<f64>> = names.iter().map(|_| Vec::new()).collect();
     let mut peak = 0;
     let mut note = |row: usize, took: Duration, memory: u64| {
@@ -130,7 +138,7 @@ pub(crate) fn bench(site: &Site, common: &Common, runs: usize) -> Result<ExitCod
     for number in 1..=runs {
         eprintln!("run {number} of {runs}");
         note(0, builder.baseline(&plan)?, 0);
-        world.fresh()?;
+        world.fresh(None)?;
         let mut timed = |row: usize| world.build().map(|(took, memory)| note(row, took, memory));
         timed(1)?;
         timed(2)?;
@@ -140,6 +148,9 @@ pub(crate) fn bench(site: &Site, common: &Common, runs: usize) -> Result<ExitCod
         world.edit(recipe, |text| text.replacen("common = [", &format!("common = [ \"{PACKAGE}\","), 1))?;
         timed(4)?;
     }
+    world.fresh(Some(CRATES))?;
+    let (took, memory) = world.build()?;
+    note(5, took, memory);
     fs_err::remove_dir_all(&dir)?;
 
     let medians: Vec<f64> = times.iter().map(|list| median(list)).collect();
