@@ -15,15 +15,3 @@ pub trait Progress: Sync {
     /// Something a person should read.
     fn note(&self, text: &str);
 }
-
-/// Says nothing: for tests, and for callers that want the result alone.
-#[derive(Clone, Copy, Debug)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn hit(&self, _: &str) {}
-    fn begin(&self, _: &str, _: &str) {}
-    fn advance(&self, _: &str, _: u64, _: u64) {}
-    fn end(&self, _: &str, _: Duration) {}
-    fn note(&self, _: &str) {}
-}

@@ -79,16 +79,6 @@ impl Solution {
         }
         sha256(text.as_bytes())
     }
-
-    /// Bytes of all `.deb` files.
-    pub fn size(&self) -> u64 {
-        self.packages.iter().map(|p| p.size).sum()
-    }
-
-    /// The package of this name.
-    pub fn package(&self, name: &str) -> Option<&Package> {
-        self.packages.iter().find(|p| p.name == name)
-    }
 }
 
 /// Asks apt, over the network.

@@ -7,10 +7,8 @@
 //! Never: device nodes, hard links, anything read from a file system.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use flate2::{Compression, GzBuilder};
+use anyhow::{Result, bail, ensure};
 
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
@@ -75,15 +73,6 @@ impl Archive {
         }
         entry(&mut out, TRAILER, &Head { inode: 0, mode: 0, links: 1, time: 0 }, &[]);
         out
-    }
-
-    /// The archive as gzip, its header free of time and name.
-    ///
-    /// # Errors
-    /// None in practice: it writes to memory.
-    pub fn render_gz(&self, time: u32) -> Result<Vec<u8>> {
-        let mut gz = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
-        gz.write_all(&self.render(time)).and_then(|()| gz.finish()).context("compressing the initramfs")
     }
 
     fn add(&mut self, name: &str, node: Node) -> Result<&mut Self> {
@@ -151,7 +140,6 @@ fn entry(out: &mut Vec<u8>, name: &str, head: &Head, data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
 
     use super::*;
 
@@ -254,16 +242,6 @@ mod tests {
         let bytes = archive.render(42);
         assert_eq!(String::from_utf8_lossy(&bytes).trim_end_matches('\0'), expected.trim_end_matches('\0'));
         assert_eq!(bytes.len() % 4, 0);
-    }
-
-    #[test]
-    fn gzip_unpacks_to_the_same_and_carries_no_time() {
-        let gz = sample().render_gz(1).unwrap();
-        assert_eq!(gz[4..8], [0; 4], "the header's time");
-        assert_eq!(gz[3], 0, "no name in the header");
-        let mut plain = Vec::new();
-        flate2::read::GzDecoder::new(gz.as_slice()).read_to_end(&mut plain).unwrap();
-        assert_eq!(plain, sample().render(1));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! (cargo checks every crate against the hash there) and compiles it once, with empty programs in the places of
 //! ours; `agent` then compiles our own sources on top. So a change of the agent costs seconds.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use recipe::Plan;
@@ -90,7 +92,12 @@ impl Builder<'_> {
                 let mut list = Ingredients::new(CODE_VERSION);
                 list.add("the tools", tools.fact("solution")?);
                 list.add("the architecture", plan.arch().debian_name());
-                list.add_file("Cargo.lock", &self.repo.join("Cargo.lock"))?;
+                let lock = self.repo.join("Cargo.lock");
+                for (package, digest) in
+                    locked(&fs_err::read_to_string(&lock)?).with_context(|| format!("reading {lock}"))?
+                {
+                    list.add(package, digest);
+                }
                 list.add("the workspace", sha256(cut_manifest(&self.repo)?.as_bytes()));
                 for member in MEMBERS {
                     let manifest = cut_member(&self.repo, member)?;
@@ -125,6 +132,37 @@ fn vendor(workspace: &Utf8Path, to: &Utf8Path, log: &Log) -> Result<()> {
         .deadline(VENDOR_DEADLINE)
         .run(log)
         .context("fetching the agent's crates")
+}
+
+/// The agent's part of a lock file: what its members reach, with a digest of each entry. Other crates of the
+/// checkout may change theirs without anything here being compiled again.
+fn locked(lock: &str) -> Result<BTreeMap<String, String>> {
+    let lock: toml::Table = lock.parse()?;
+    let packages = lock.get("package").and_then(toml::Value::as_array).context("it has no packages")?;
+    let text =
+        |package: &toml::Value, key: &str| package.get(key).and_then(toml::Value::as_str).map(str::to_owned);
+    let mut open: Vec<String> = ["cipolla-agent", "cipolla-identity"].map(str::to_owned).into();
+    let mut found = BTreeMap::new();
+    while let Some(wanted) = open.pop() {
+        // `name`, or `name version` where the lock holds several.
+        let (name, version) =
+            wanted.split_once(' ').map_or((wanted.as_str(), None), |(n, v)| (n, v.split(' ').next()));
+        for package in packages {
+            let (Some(its_name), Some(its_version)) = (text(package, "name"), text(package, "version"))
+            else {
+                continue;
+            };
+            if its_name != name || version.is_some_and(|v| v != its_version) {
+                continue;
+            }
+            let digest = sha256(package.to_string().as_bytes());
+            if found.insert(format!("crate {its_name} {its_version}"), digest).is_none() {
+                let needs = package.get("dependencies").and_then(toml::Value::as_array).into_iter().flatten();
+                open.extend(needs.filter_map(toml::Value::as_str).map(str::to_owned));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The root manifest with only the agent's members, and without our other crates among the dependencies.
@@ -209,6 +247,28 @@ fn sources(repo: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_file_is_cut_to_what_the_agent_reaches() {
+        let package = |name: &str, version: &str, needs: &str| {
+            format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\ndependencies = [{needs}]\n")
+        };
+        let lock = package("cipolla-agent", "0.1.0", "\"a\", \"b 2.0.0\"")
+            + &package("cipolla-identity", "0.1.0", "")
+            + &package("a", "1.0.0", "\"c\"")
+            + &package("b", "1.0.0", "")
+            + &package("b", "2.0.0", "\"a\"")
+            + &package("c", "1.0.0", "")
+            + &package("builder-only", "1.0.0", "");
+        let found = locked(&lock).unwrap();
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        let own = ["crate cipolla-agent 0.1.0", "crate cipolla-identity 0.1.0"];
+        assert_eq!(names, ["crate a 1.0.0", "crate b 2.0.0", "crate c 1.0.0", own[0], own[1]]);
+        assert_ne!(
+            found,
+            locked(&lock.replace("\"c\"\nversion = \"1.0.0\"", "\"c\"\nversion = \"1.0.1\"")).unwrap()
+        );
+    }
 
     #[test]
     fn the_cut_manifest_holds_the_agent_only() {

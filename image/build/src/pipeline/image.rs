@@ -57,12 +57,10 @@ pub struct PartSize {
 /// Results that may still be missing in a dry run.
 pub(super) struct Stages<'a> {
     pub(super) solution: Option<&'a Solution>,
-    pub(super) base: Option<&'a Entry>,
     pub(super) rootfs: Option<&'a Entry>,
     pub(super) root: Option<&'a Entry>,
     pub(super) boot: Option<&'a Entry>,
     pub(super) data: Option<&'a Entry>,
-    pub(super) tools: Option<&'a Entry>,
 }
 
 /// All results that an image is made of.
@@ -76,7 +74,6 @@ pub(super) struct Made<'a> {
 
 impl<'a> Stages<'a> {
     pub(super) fn whole(self) -> Option<Made<'a>> {
-        let (Some(_), Some(_)) = (self.base, self.tools) else { return None };
         Some(Made {
             solution: self.solution?,
             rootfs: self.rootfs?,

@@ -149,12 +149,10 @@ impl<'a> Builder<'a> {
         let ((rootfs, root), boot) = both(root, boot)?;
         let parts = image::Stages {
             solution: solution.as_ref(),
-            base: base.as_ref(),
             rootfs: rootfs.as_ref(),
             root: root.as_ref(),
             boot: boot.as_ref(),
             data: data.as_ref(),
-            tools: tools.as_ref(),
         }
         .whole();
         let image = self.image(plan, parts, out, &line)?;
