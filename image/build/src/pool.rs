@@ -5,8 +5,9 @@
 //! from does not matter. A mirror that hangs or serves a wrong byte ends in an error that names the package.
 
 use std::io::{Read, Write as _};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -62,35 +63,150 @@ pub fn fill(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<()> {
     fs_err::create_dir_all(pool)?;
+    // Partial files go with this folder, also when a thread still waits for a mirror that hangs.
+    let partial = tempfile::Builder::new()
+        .prefix(".partial.")
+        .tempdir_in(pool)
+        .with_context(|| format!("making a folder in {pool}"))?;
     let total: u64 = packages.iter().map(|p| p.size).sum();
-    let (done, next) = (AtomicU64::new(0), AtomicUsize::new(0));
-    let failures: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let agent = agent(mirror, patience)?;
-    std::thread::scope(|scope| {
-        for _ in 0..CONNECTIONS.min(packages.len()) {
-            scope.spawn(|| {
-                while let Some(package) = packages.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if interrupted().is_err() {
-                        return;
-                    }
-                    let fetched = fetch_one(package, pool, mirror, patience, &agent, log, &|n| {
-                        progress(done.fetch_add(n, Ordering::Relaxed) + n, total);
-                    });
-                    if let Err(error) = fetched
-                        && let Ok(mut list) = failures.lock()
-                    {
-                        list.push(format!("{} {}: {error:#}", package.name, package.version));
-                    }
-                }
-            });
-        }
+    let job = Arc::new(Job {
+        packages: packages.iter().map(|p| (*p).clone()).collect(),
+        next: AtomicUsize::new(0),
+        pool: pool.to_owned(),
+        partial: partial.path().to_owned(),
+        mirror: mirror.clone(),
+        patience,
+        agent: agent(mirror, patience)?,
+        log: log.clone(),
     });
-    interrupted()?;
-    let mut failures = failures.into_inner().map_err(|_| anyhow!("a download thread panicked"))?;
+    let (events, received) = mpsc::channel();
+    // Not scoped: a blocked read cannot be woken, and Ctrl-C must not wait for it.
+    for _ in 0..CONNECTIONS.min(packages.len()) {
+        let (job, events) = (Arc::clone(&job), events.clone());
+        std::thread::spawn(move || job.work(&events));
+    }
+    drop(events);
+    let (mut done, mut failures) = (0, Vec::new());
+    loop {
+        interrupted()?;
+        match received.recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Bytes(n)) => {
+                done += n;
+                progress(done, total);
+            }
+            Ok(Event::Failed(why)) => failures.push(why),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if job.next.load(Ordering::Relaxed) < packages.len() {
+        bail!("a download thread panicked");
+    }
     failures.sort();
     match failures.len() {
         0 => Ok(()),
         n => bail!("{n} of {} packages could not be fetched:\n  {}", packages.len(), failures.join("\n  ")),
+    }
+}
+
+/// What the download threads share.
+struct Job {
+    packages: Vec<Package>,
+    next: AtomicUsize,
+    pool: Utf8PathBuf,
+    partial: PathBuf,
+    mirror: Mirror,
+    patience: Patience,
+    agent: ureq::Agent,
+    log: Log,
+}
+
+/// What they tell.
+enum Event {
+    Bytes(u64),
+    Failed(String),
+}
+
+impl Job {
+    /// One thread's work. Sending fails once nobody listens any more: then the work is over, too.
+    fn work(&self, events: &mpsc::Sender<Event>) {
+        while let Some(package) = self.packages.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let count = |n| drop(events.send(Event::Bytes(n)));
+            if let Err(error) = self.fetch(package, &count) {
+                let why = format!("{} {}: {error:#}", package.name, package.version);
+                if events.send(Event::Failed(why)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn fetch(&self, package: &Package, count: &dyn Fn(u64)) -> Result<()> {
+        let pool = &self.pool;
+        let base = if package.security { &self.mirror.security } else { &self.mirror.main };
+        // A `+` or `~` in a path is itself; only `%` could be read as something else, and pool paths have none.
+        let url = format!("{base}/{}", package.path);
+        let mut counted = 0;
+        let mut attempt = || -> Result<()> {
+            let deadline =
+                self.patience.answer + Duration::from_secs(package.size / self.patience.slowest.max(1));
+            let mut file = tempfile::NamedTempFile::new_in(&self.partial)
+                .with_context(|| format!("making a file in {pool}"))?;
+            let mut hash = Sha256::new();
+            let mut reader: Box<dyn Read> = match url.strip_prefix("file:") {
+                Some(path) => Box::new(fs_err::File::open(path.trim_start_matches("//"))?),
+                None => {
+                    let response =
+                        self.agent.get(&url).config().timeout_global(Some(deadline)).build().call()?;
+                    Box::new(response.into_body().into_reader().take(package.size + 1))
+                }
+            };
+            let mut buffer = vec![0; 1 << 16];
+            let mut size = 0;
+            loop {
+                interrupted()?;
+                let n = reader.read(&mut buffer)?;
+                if n == 0 {
+                    break;
+                }
+                hash.update(&buffer[..n]);
+                file.write_all(&buffer[..n]).with_context(|| format!("writing into {pool}"))?;
+                size += n as u64;
+                if size > counted {
+                    count(size - counted);
+                    counted = size;
+                }
+            }
+            if size != package.size {
+                bail!("the mirror sent {size} bytes instead of {}", package.size);
+            }
+            let got = hex(&hash.finalize());
+            if got != package.sha256 {
+                bail!(
+                    "the mirror sent wrong bytes: SHA-256 is {got}, the signed index says {}",
+                    package.sha256
+                );
+            }
+            file.persist(path(pool, &package.sha256))
+                .with_context(|| format!("putting a file into {pool}"))?;
+            Ok(())
+        };
+        let mut last = None;
+        for n in 1..=TRIES {
+            match attempt() {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is::<crate::exec::Interrupted>() => return Err(error),
+                Err(error) => {
+                    self.log.line(&format!("try {n} of {TRIES}: {url}: {error:#}"))?;
+                    last = Some(error);
+                }
+            }
+            if n < TRIES {
+                std::thread::sleep(self.patience.pause);
+            }
+        }
+        let error = last.unwrap_or_else(|| anyhow!("not tried"));
+        Err(error.context(format!("fetching {url} failed {TRIES} times")))
     }
 }
 
@@ -105,75 +221,6 @@ fn agent(mirror: &Mirror, patience: Patience) -> Result<ureq::Agent> {
         config = config.proxy(Some(proxy));
     }
     Ok(config.build().new_agent())
-}
-
-fn fetch_one(
-    package: &Package,
-    pool: &Utf8Path,
-    mirror: &Mirror,
-    patience: Patience,
-    agent: &ureq::Agent,
-    log: &Log,
-    count: &dyn Fn(u64),
-) -> Result<()> {
-    let base = if package.security { &mirror.security } else { &mirror.main };
-    // A `+` or `~` in a path is itself; only `%` could be read as something else, and pool paths have none.
-    let url = format!("{base}/{}", package.path);
-    let mut counted = 0;
-    let mut attempt = || -> Result<()> {
-        let deadline = patience.answer + Duration::from_secs(package.size / patience.slowest.max(1));
-        let mut file =
-            tempfile::NamedTempFile::new_in(pool).with_context(|| format!("making a file in {pool}"))?;
-        let mut hash = Sha256::new();
-        let mut reader: Box<dyn Read> = match url.strip_prefix("file:") {
-            Some(path) => Box::new(fs_err::File::open(path.trim_start_matches("//"))?),
-            None => {
-                let response = agent.get(&url).config().timeout_global(Some(deadline)).build().call()?;
-                Box::new(response.into_body().into_reader().take(package.size + 1))
-            }
-        };
-        let mut buffer = vec![0; 1 << 16];
-        let mut size = 0;
-        loop {
-            interrupted()?;
-            let n = reader.read(&mut buffer)?;
-            if n == 0 {
-                break;
-            }
-            hash.update(&buffer[..n]);
-            file.write_all(&buffer[..n]).with_context(|| format!("writing into {pool}"))?;
-            size += n as u64;
-            if size > counted {
-                count(size - counted);
-                counted = size;
-            }
-        }
-        if size != package.size {
-            bail!("the mirror sent {size} bytes instead of {}", package.size);
-        }
-        let got = hex(&hash.finalize());
-        if got != package.sha256 {
-            bail!("the mirror sent wrong bytes: SHA-256 is {got}, the signed index says {}", package.sha256);
-        }
-        file.persist(path(pool, &package.sha256)).with_context(|| format!("putting a file into {pool}"))?;
-        Ok(())
-    };
-    let mut last = None;
-    for n in 1..=TRIES {
-        match attempt() {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is::<crate::exec::Interrupted>() => return Err(error),
-            Err(error) => {
-                log.line(&format!("try {n} of {TRIES}: {url}: {error:#}"))?;
-                last = Some(error);
-            }
-        }
-        if n < TRIES {
-            std::thread::sleep(patience.pause);
-        }
-    }
-    let error = last.unwrap_or_else(|| anyhow!("not tried"));
-    Err(error.context(format!("fetching {url} failed {TRIES} times")))
 }
 
 /// Checks the bytes of every package of a solution in the pool.
@@ -205,11 +252,11 @@ mod tests {
     fn serve(answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let answer = std::sync::Arc::new(answer);
+        let answer = Arc::new(answer);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let answer = std::sync::Arc::clone(&answer);
+                let answer = Arc::clone(&answer);
                 std::thread::spawn(move || {
                     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                     let first = lines.next().unwrap().unwrap();
