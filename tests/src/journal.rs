@@ -49,6 +49,7 @@ const ACCEPTED: &[Accepted] = &[
         "kauditd_printk_skb:",
         "audit messages over the rate limit; AppArmor's are checked apart",
     ),
+    always("Tor", "Problem bootstrapping", "this machine has no network card, so Tor finds no network"),
     first("kernel", "GPT:", "the image is smaller than the disk; the first boot moves the second table"),
 ];
 

@@ -35,6 +35,19 @@ const SECRETS: &[Secret] = &[
     kind("an Argon2 password hash", "$argon2id$v=", argon2),
 ];
 
+/// Secrets that are none: they stand in a Debian package, the same for all the world. What comes after the needle,
+/// and why it is there.
+const PUBLISHED: &[(&str, &str)] = &[
+    (
+        "rounds=1000$0123456789abcdef$",
+        "Dovecot tries the C library's password hashes with a known one; the salt says so",
+    ),
+    (
+        "\nMIIEowIBAAKCAQEA3mNxJKdYUP88HHAPP8FWSDYKofxg2ECJsBQPcIEvhuDsOpU",
+        "the key of Dovecot's own test suite, in libdovecot",
+    ),
+];
+
 /// Bytes after a needle that its judge may want to see.
 const LOOK_AHEAD: usize = 256;
 
@@ -58,7 +71,9 @@ fn run(bytes: &[u8], kind: fn(u8) -> bool) -> usize {
 /// Whether key data follows a PEM header (RFC 7468), perhaps after the header lines of the older form
 /// (RFC 1421). A footer or a program's list of headers is followed by something else.
 fn armoured(rest: &[u8]) -> bool {
+    // Up to the next header or footer: what follows a key's end may be data of another kind.
     let lines = rest.split(|byte| *byte == b'\n').skip(1).take(4);
+    let lines = lines.take_while(|line| !line.windows(5).any(|part| part == b"-----"));
     let first = rest.first().is_some_and(|byte| *byte == b'\n' || *byte == b'\r');
     first && lines.map(|line| run(line, base64)).any(|length| length >= 40)
 }
@@ -106,7 +121,9 @@ pub(super) fn no_secret_in_any_byte(image: &mut Opened) -> Verdict {
 
 fn secret(hit: &Hit<'_>) -> Option<&'static str> {
     let Secret { name, needle, follows } = &SECRETS[hit.needle];
-    follows(&hit.bytes[needle.len()..]).then_some(*name)
+    let rest = &hit.bytes[needle.len()..];
+    let published = PUBLISHED.iter().any(|(begin, _)| rest.starts_with(begin.as_bytes()));
+    (!published && follows(rest)).then_some(*name)
 }
 
 pub(super) fn no_build_path_or_hostname(image: &mut Opened) -> Verdict {
@@ -227,7 +244,6 @@ const FILES: &[(&str, &str)] = &[
     ("var/cache/debconf/passwords.dat", "debconf's passwords"),
     ("root/.", "a dot file of root"),
     ("var/log/", "a log"),
-    ("etc/resolv.conf", "the resolver of the computer that built the image"),
 ];
 
 /// What root's home has in every Debian system.
@@ -247,6 +263,11 @@ pub(super) fn no_secret_file(image: &mut Opened) -> Verdict {
                 findings.push(format!("{what}: /{top}{name}"));
             }
         }
+    }
+    let resolver = fs_err::read_to_string(image.root.join("etc/resolv.conf"))?;
+    let names = resolver.lines().filter(|line| !line.starts_with(['#', 'o']) && !line.is_empty());
+    for line in names.filter(|line| *line != "nameserver 127.0.0.1") {
+        findings.push(format!("/etc/resolv.conf names another resolver than Tor's: {line}"));
     }
     let machine_id = image.root.join("etc/machine-id");
     let id = if machine_id.exists() { fs_err::read_to_string(&machine_id)? } else { String::new() };
@@ -291,6 +312,8 @@ mod tests {
         assert_eq!(found(old.as_bytes()), ["a private key"]);
         assert!(found(b"-----BEGIN RSA PRIVATE KEY-----\0-----BEGIN EC PRIVATE KEY-----\0").is_empty());
         assert!(found(b"-----BEGIN RSA PRIVATE KEY-----\n%s\n").is_empty());
+        let parameters = format!("-----END RSA PRIVATE KEY-----\n-----BEGIN DH PARAMETERS-----\n{line}\n");
+        assert!(found(parameters.as_bytes()).is_empty());
 
         let mut tor = b"== ed25519v1-secret: type0 ==\0\0\0".to_vec();
         tor.extend((1..=64_u8).map(|n| n.wrapping_mul(37)));

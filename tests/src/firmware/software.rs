@@ -15,6 +15,18 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("/usr/share/locale/", "translations"),
     ("/usr/share/lintian/", "for package checkers"),
     ("/usr/share/bug/", "for bug reports from Debian's own tool"),
+    ("/usr/lib/python3/dist-packages/fail2ban/tests/", "tests with keys in them"),
+    ("/usr/share/perl/", "the full Perl; perl-base stays"),
+    ("/usr/lib/x86_64-linux-gnu/perl/", "the full Perl; perl-base stays"),
+    ("/usr/lib/x86_64-linux-gnu/libperl.so", "the full Perl; perl-base stays"),
+    ("/usr/share/rspamd/www/", "a web page that nobody serves"),
+];
+
+/// Folders below a kernel's modules that are left out.
+const NO_DRIVERS: &[(&str, &str)] = &[
+    ("/kernel/sound/", "a mail server makes no sound"),
+    ("/kernel/drivers/media/", "cameras and television"),
+    ("/kernel/drivers/gpu/drm/", "accelerated graphics; the console needs none"),
 ];
 
 /// What the image replaces in packages on purpose, and why.
@@ -58,7 +70,9 @@ fn damaged(report: &str) -> Vec<String> {
         let words: Vec<_> = line.split_whitespace().collect();
         let configuration = words.get(1) == Some(&"c");
         let meant = if words.first() == Some(&"missing") {
+            let driver = |(folder, _): &(&str, &str)| path.contains(folder);
             LEFT_OUT.iter().any(|(folder, _)| path.starts_with(folder))
+                || path.starts_with("/usr/lib/modules/") && NO_DRIVERS.iter().any(driver)
         } else {
             REPLACED.iter().any(|(file, _)| path == *file)
         };

@@ -10,10 +10,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use anyhow::{Context as _, Result, bail};
 use camino::Utf8Path;
 use recipe::Plan;
+use recipe::overlay::Kind as OverlayKind;
 
 use super::{Builder, Facts, Work, line};
 use crate::exec::Cmd;
 use crate::pool;
+use crate::rootfs::accounts::Accounts;
 use crate::rootfs::tree::{self, Kind};
 use crate::solve::Solution;
 use crate::store::{Entry, Ingredients, sha256, sha256_file};
@@ -21,8 +23,13 @@ use crate::store::{Entry, Ingredients, sha256, sha256_file};
 /// Raise when what this stage does changes its result.
 const CODE_VERSION: u32 = 1;
 
+/// Not systemd's own folder: it would complain about the accounts that packages declare there without a number.
+const SYSUSERS: &str = "/usr/lib/cipolla/sysusers.d/";
 const HOOK: &str = "usr/share/initramfs-tools/hooks/cipolla";
 const CONF: &str = "etc/initramfs-tools/conf.d/cipolla";
+/// Runs when the essential packages are configured and no other is: appends the accounts of the project's trees.
+const ACCOUNTS_HOOK: &str = "--essential-hook=for f in passwd shadow group gshadow; do \
+                             cat /hooks/accounts/etc/$f >>\"$1/etc/$f\"; done";
 
 impl Builder<'_> {
     /// `base.tar`, and out of it `vmlinuz` and `initrd`.
@@ -33,7 +40,7 @@ impl Builder<'_> {
         tools: Option<&Entry>,
     ) -> Result<Option<Entry>> {
         let (line, stage) = (line(plan), "bootstrap");
-        let hook = initramfs_hook(plan);
+        let hooks = Hooks { initramfs: initramfs_hook(plan), accounts: self.accounts(plan)? };
         let ingredients = match (solution, tools) {
             (Some(solution), Some(tools)) => {
                 let mut list = Ingredients::new(CODE_VERSION);
@@ -41,8 +48,11 @@ impl Builder<'_> {
                     list.add(format!("package {}", package.name), package.sha256.clone());
                 }
                 list.add("the tools", tools.fact("solution")?);
-                list.add("the initramfs modules", sha256(hook.as_bytes()));
+                list.add("the initramfs modules", sha256(hooks.initramfs.as_bytes()));
                 list.add("the initramfs configuration", sha256(INITRAMFS_CONF.as_bytes()));
+                for (path, lines) in hooks.accounts.files() {
+                    list.add(format!("the accounts in /{path}"), sha256(lines.as_bytes()));
+                }
                 list.add("the source date", self.date(plan)?.to_string());
                 Some(list)
             }
@@ -52,7 +62,7 @@ impl Builder<'_> {
             let solution = solution.context("the stage before has a result")?;
             let tools = tools.context("the stage before has a result")?;
             pool::verify(solution, &self.cache.pool())?;
-            self.mmdebstrap(plan, solution, tools, Some(&hook), work)?;
+            self.mmdebstrap(plan, solution, tools, Some(&hooks), work)?;
             extract_boot_files(&work.dir)?;
             let mut facts = Facts::new();
             for name in ["base.tar", "vmlinuz", "initrd"] {
@@ -82,12 +92,25 @@ impl Builder<'_> {
         Ok(started.elapsed())
     }
 
+    /// The accounts that the overlay trees declare; see sysusers.d(5).
+    fn accounts(&self, plan: &Plan) -> Result<Accounts> {
+        let (mut accounts, day) = (Accounts::default(), self.date(plan)? / 86_400);
+        for entry in plan.overlay_entries() {
+            let OverlayKind::File { .. } = entry.kind() else { continue };
+            if entry.target().starts_with(SYSUSERS) {
+                let text = fs_err::read_to_string(entry.source())?;
+                accounts.declare(&text, day).with_context(|| format!("reading {}", entry.source()))?;
+            }
+        }
+        Ok(accounts)
+    }
+
     fn mmdebstrap(
         &self,
         plan: &Plan,
         solution: &Solution,
         tools: &Entry,
-        hook: Option<&str>,
+        hooks: Option<&Hooks>,
         work: &Work<'_>,
     ) -> Result<()> {
         let index = work.dir.join("index");
@@ -97,9 +120,15 @@ impl Builder<'_> {
         fs_err::write(index.join("Release"), release_index(plan.suite().as_str(), arch, &packages))?;
         fs_err::write(index.join("Packages"), &packages)?;
         fs_err::create_dir(index.join("chroot"))?;
-        let files = hook.map(|hook| [(HOOK, hook, 0o755), (CONF, INITRAMFS_CONF, 0o644)]);
+        fs_err::create_dir(index.join("accounts"))?;
+        let files = hooks.map(|hooks| {
+            let [passwd, shadow, group, gshadow] =
+                hooks.accounts.files().map(|(path, lines)| (format!("accounts/{path}"), lines, 0o644));
+            let hook = (format!("chroot/{HOOK}"), hooks.initramfs.as_str(), 0o755);
+            [hook, (format!("chroot/{CONF}"), INITRAMFS_CONF, 0o644), passwd, shadow, group, gshadow]
+        });
         for (path, text, mode) in files.into_iter().flatten() {
-            let path = index.join("chroot").join(path);
+            let path = index.join(path);
             fs_err::create_dir_all(path.parent().context("a file has a folder")?)?;
             fs_err::write(&path, text)?;
             fs_err::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
@@ -112,13 +141,15 @@ impl Builder<'_> {
             .read_only(&self.cache.pool(), "/repository/pool")
             .read_only(&index.join("Release"), "/repository/Release")
             .read_only(&index.join("Packages"), "/repository/Packages")
-            .read_only(&index.join("chroot"), "/hooks/chroot");
+            .read_only(&index.join("chroot"), "/hooks/chroot")
+            .read_only(&index.join("accounts"), "/hooks/accounts");
         Cmd::new("mmdebstrap")
             .args(["--mode=root", "--variant=essential", "--format=tar"])
             .arg(format!("--architectures={arch}"))
             .arg(format!("--include={}", include.join(",")))
             .args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=APT::Install-Recommends \"false\""])
-            .args(hook.map(|_| "--extract-hook=copy-in /hooks/chroot/etc /hooks/chroot/usr /"))
+            .args(hooks.map(|_| "--extract-hook=copy-in /hooks/chroot/etc /hooks/chroot/usr /"))
+            .args(hooks.map(|_| ACCOUNTS_HOOK))
             .args([plan.suite().as_str(), "/work/base.tar", "deb [trusted=yes] copy:/repository ./"])
             .env("SOURCE_DATE_EPOCH", date.to_string())
             .within(&space)
@@ -126,6 +157,12 @@ impl Builder<'_> {
         fs_err::remove_dir_all(&index)?;
         Ok(())
     }
+}
+
+/// What the project adds while the packages are installed.
+struct Hooks {
+    initramfs: String,
+    accounts: Accounts,
 }
 
 /// What the initramfs is made of. Only what the recipe names goes into the initramfs, and a name that the kernel does not know fails the build

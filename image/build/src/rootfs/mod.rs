@@ -2,6 +2,7 @@
 //!
 //! Pure Rust over the tar stream: no chroot, no unpacking, no root. Only the index is held in memory.
 
+pub mod accounts;
 pub mod edit;
 pub mod tree;
 pub mod write;
