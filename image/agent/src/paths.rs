@@ -9,7 +9,7 @@ pub const STATE: &str = "/var/lib/cipolla";
 pub const PRIVATE: &str = "/var/lib/cipolla/private";
 /// One-time credentials, until the owner acknowledges them.
 pub const CREDENTIALS: &str = "/var/lib/cipolla/private/credentials";
-/// Says that the identity was completed once; written last.
+/// Says for which roles the identity was completed once; written last.
 pub const MARKER: &str = "/var/lib/cipolla/private/complete";
 /// Settings that were accepted.
 pub const ACCEPTED_SETTINGS: &str = "/var/lib/cipolla/private/settings.toml";

@@ -210,3 +210,44 @@ fn a_daemon_cannot_send_our_writes_elsewhere() {
     assert!(fs.create(Utf8Path::new("/var/lib/tor/mx/file"), b"x", access).is_err());
     assert_eq!(fs::read_dir(appliance.path("/outside")).unwrap().count(), 0);
 }
+
+#[test]
+fn an_image_with_more_roles_completes_them() {
+    let appliance = Appliance::new(SETTINGS);
+    let (passwd, group) = (appliance.text("/etc/passwd"), appliance.text("/etc/group"));
+    let templates = appliance.path("/usr/share/cipolla/templates");
+    let aside = appliance.path("/usr/share/cipolla/aside");
+    // An image without Tor and mail comes first.
+    appliance.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    appliance.write("/etc/group", "root:x:0:\n");
+    fs::rename(&templates, &aside).unwrap();
+    appliance.start().unwrap();
+    assert_eq!(appliance.text("/var/lib/cipolla/private/complete"), "build = test\nroles =\n");
+    let host_key = appliance.text("/etc/ssh/ssh_host_ed25519_key");
+    // The next one has everything.
+    appliance.write("/etc/passwd", &passwd);
+    appliance.write("/etc/group", &group);
+    fs::rename(&aside, &templates).unwrap();
+    appliance.start().unwrap();
+    let marker = appliance.text("/var/lib/cipolla/private/complete");
+    assert_eq!(marker, "build = test\nroles = mail onion web\n");
+    assert_eq!(appliance.text("/etc/ssh/ssh_host_ed25519_key"), host_key);
+    assert_eq!(appliance.start().unwrap(), Vec::<String>::new());
+    // From now on its keys can be lost, also to an image in between that does not use them.
+    appliance.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    fs::rename(&templates, &aside).unwrap();
+    appliance.start().unwrap();
+    appliance.write("/etc/passwd", &passwd);
+    fs::rename(&aside, &templates).unwrap();
+    fs::remove_file(appliance.path(Onion::Client.secret_key().as_str())).unwrap();
+    assert!(appliance.start().unwrap_err().contains("client/hs_ed25519_secret_key"));
+}
+
+#[test]
+fn a_damaged_marker_is_named() {
+    let appliance = Appliance::new(SETTINGS);
+    appliance.start().unwrap();
+    appliance.write("/var/lib/cipolla/private/complete", "half a li");
+    let error = appliance.start().unwrap_err();
+    assert!(error.contains("reading /var/lib/cipolla/private/complete: restore it"), "{error}");
+}

@@ -15,6 +15,7 @@ use identity::{dovecot, htpasswd};
 use zeroize::Zeroizing;
 
 use super::facts;
+use super::marker::Marker;
 use super::plan::Action;
 use super::{Say, wipe_settings};
 use crate::accounts::Accounts;
@@ -92,7 +93,8 @@ pub fn apply(
         Action::Tables => tables(machine, loaded),
         Action::Marker => {
             let build = Image::load(fs)?.build.unwrap_or_default();
-            private(fs, Utf8Path::new(paths::MARKER), format!("{build}\n").as_bytes(), Replace::Never)
+            let marker = Marker::new(build, facts::roles(accounts), Marker::load(fs)?.as_ref());
+            private(fs, Utf8Path::new(paths::MARKER), marker.to_string().as_bytes(), Replace::Allowed)
         }
     }
 }

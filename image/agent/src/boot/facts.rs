@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use identity::onion::OnionAddress;
 use identity::tls::{self, Renewal};
 
+use super::marker::Marker;
 use crate::accounts::Accounts;
 use crate::credentials::Credential;
 use crate::fs::{Access, Fs, Kind, atomic};
@@ -28,6 +29,14 @@ pub struct Roles {
     pub mail: bool,
     /// It has the webmail.
     pub web: bool,
+}
+
+impl Roles {
+    /// The names of those that the image has, as the [marker](super::marker) writes them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let all = [(self.mail, "mail"), (self.onion, "onion"), (self.web, "web")];
+        all.into_iter().filter_map(|(has, name)| has.then_some(name))
+    }
 }
 
 /// One onion service's files.
@@ -55,8 +64,8 @@ pub struct PairFacts {
 pub struct Facts {
     /// What the image is for.
     pub roles: Roles,
-    /// The identity was complete once.
-    pub complete: bool,
+    /// The identity was complete once, for these roles.
+    pub marker: Option<Marker>,
     /// Temporary files of an interrupted run.
     pub leftovers: Vec<Utf8PathBuf>,
     /// Folders that are missing or have another owner or mode, parents first.
@@ -138,7 +147,7 @@ pub fn read(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts) -> Resu
     let folders = folders(roles, accounts, !loaded.settings.owner.ssh_keys.is_empty())?;
     let mut facts = Facts {
         roles,
-        complete: file(paths::MARKER)?,
+        marker: Marker::load(fs)?,
         leftovers: leftovers(fs, &folders)?,
         new_settings: new_settings(fs, loaded)?,
         settings_on_boot_partition: loaded.origin == Origin::BootPartition || file(paths::BOOT_WIPING)?,

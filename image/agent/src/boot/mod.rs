@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod facts;
+pub mod marker;
 pub mod plan;
 
 use anyhow::Result;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use camino::Utf8PathBuf;
 use identity::tls::Renewal;
 
-use super::facts::{Facts, OnionFacts};
+use super::facts::{Facts, OnionFacts, Roles};
 use crate::credentials::Credential;
 use crate::fs::Access;
 use crate::onions::Onion;
@@ -114,8 +114,8 @@ impl Plan {
 /// Decides.
 ///
 /// # Errors
-/// When the identity was complete once and a key of it is gone. A new one would silently make the appliance
-/// another one.
+/// When the identity of a role was complete once and a key of it is gone. A new one would silently make the
+/// appliance another one.
 pub fn make(facts: &Facts) -> Result<Plan> {
     refuse_lost_keys(facts)?;
     let mut actions: Vec<_> = facts.leftovers.iter().cloned().map(Action::RemoveLeftover).collect();
@@ -166,7 +166,7 @@ pub fn make(facts: &Facts) -> Result<Plan> {
         when(!facts.htpasswd, Action::Htpasswd);
         when(!facts.des_key, Action::DesKey);
     }
-    when(!facts.complete, Action::Marker);
+    when(!facts.marker.as_ref().is_some_and(|marker| marker.covers(facts.roles)), Action::Marker);
     Ok(Plan { actions })
 }
 
@@ -182,17 +182,15 @@ fn reason(state: Option<Renewal>) -> Option<&'static str> {
 }
 
 fn refuse_lost_keys(facts: &Facts) -> Result<()> {
-    if !facts.complete {
-        return Ok(());
-    }
+    let Some(marker) = &facts.marker else { return Ok(()) };
     let mut lost: Vec<String> = Vec::new();
-    for (onion, known) in &facts.onions {
-        if !known.secret_key {
-            lost.push(onion.secret_key().into_string());
+    // A role that is new in this image has nothing to lose yet.
+    if marker.covers(Roles { onion: true, ..Roles::default() }) {
+        let gone = facts.onions.iter().filter(|(_, known)| !known.secret_key);
+        lost.extend(gone.map(|(onion, _)| onion.secret_key().into_string()));
+        if facts.pairs.get(&Pair::Authority).is_some_and(Option::is_none) {
+            lost.push(Pair::Authority.source().into_string());
         }
-    }
-    if facts.pairs.get(&Pair::Authority).is_some_and(Option::is_none) {
-        lost.push(Pair::Authority.source().into_string());
     }
     if !facts.ssh_host_key {
         lost.push(paths::SSH_HOST_KEY.to_owned());
@@ -211,12 +209,15 @@ fn refuse_lost_keys(facts: &Facts) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::facts::{PairFacts, Roles};
+    use crate::boot::facts::PairFacts;
+    use crate::boot::marker::Marker;
+
+    const ALL: Roles = Roles { onion: true, mail: true, web: true };
 
     fn complete() -> Facts {
         Facts {
-            roles: Roles { onion: true, mail: true, web: true },
-            complete: true,
+            roles: ALL,
+            marker: Some(Marker::new(String::new(), ALL, None)),
             ssh_host_key: true,
             ssh_host_public_key: true,
             authorized_keys: true,
@@ -282,7 +283,30 @@ mod tests {
 
     #[test]
     fn the_marker_is_last() {
-        let facts = Facts { roles: Roles { onion: true, mail: true, web: true }, ..Facts::default() };
+        let facts = Facts { roles: ALL, ..Facts::default() };
         assert_eq!(make(&facts).unwrap().actions().last(), Some(&Action::Marker));
+    }
+
+    #[test]
+    fn a_role_that_a_later_image_adds_is_completed() {
+        let mut facts = complete();
+        facts.marker = Some(Marker::new(String::new(), Roles::default(), None));
+        facts.onions = Onion::ALL.map(|onion| (onion, OnionFacts::default())).into();
+        facts.pairs = [Pair::Authority, Pair::Mx, Pair::Client].map(|pair| (pair, None)).into();
+        let plan = make(&facts).unwrap();
+        assert!(plan.actions().contains(&Action::OnionKey(Onion::Mx)));
+        assert_eq!(plan.actions().last(), Some(&Action::Marker));
+        // What the marker does cover is still not made anew.
+        facts.ssh_host_key = false;
+        assert!(make(&facts).unwrap_err().to_string().contains(paths::SSH_HOST_KEY));
+    }
+
+    #[test]
+    fn a_role_that_a_later_image_lacks_changes_nothing() {
+        let mut facts = complete();
+        facts.roles = Roles::default();
+        facts.onions.clear();
+        facts.pairs.clear();
+        assert_eq!(make(&facts).unwrap(), Plan::default());
     }
 }
