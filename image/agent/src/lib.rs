@@ -29,5 +29,6 @@ pub mod paths;
 pub mod pem;
 pub mod programs;
 pub mod render;
+pub mod serve;
 pub mod settings;
 pub mod tor_control;

@@ -1,4 +1,4 @@
-//! The few questions that the agent puts to Tor through its control socket (Tor control protocol).
+//! The few things that the agent asks of Tor through its control socket (Tor control protocol).
 //!
 //! A unix socket, authenticated with Tor's cookie; nothing here leaves the machine.
 
@@ -14,13 +14,37 @@ const COOKIE: &str = "/run/tor/control.authcookie";
 /// No answer within this time is none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What Tor answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The code of its last line; 250 is good.
+    pub code: u16,
+    /// All its lines, codes included.
+    pub lines: Vec<String>,
+}
+
+impl Reply {
+    /// The answer, if it is a good one.
+    ///
+    /// # Errors
+    /// When it is not; the error quotes it.
+    pub fn good(self) -> Result<Self> {
+        match self.code {
+            250 => Ok(self),
+            _ => bail!("Tor answered: {}", self.lines.join(" ")),
+        }
+    }
+}
+
 /// How far Tor is with connecting, in percent.
 ///
 /// # Errors
 /// When Tor does not run or does not answer.
 pub fn bootstrap() -> Result<u8> {
-    let lines = ask("GETINFO status/bootstrap-phase")?;
-    progress(&lines).context("Tor's answer names no progress")
+    let (mut stream, mut reader) = connect()?;
+    authenticate(&mut reader, &mut stream, &cookie()?)?;
+    let reply = exchange(&mut reader, &mut stream, "GETINFO status/bootstrap-phase")?.good()?;
+    progress(&reply.lines).context("Tor's answer names no progress")
 }
 
 fn progress(lines: &[String]) -> Option<u8> {
@@ -30,35 +54,57 @@ fn progress(lines: &[String]) -> Option<u8> {
     })
 }
 
-/// Authenticates, sends one command and returns the lines of its answer.
-fn ask(command: &str) -> Result<Vec<String>> {
-    let cookie = std::fs::read(COOKIE).with_context(|| format!("reading {COOKIE}"))?;
-    let mut stream = UnixStream::connect(SOCKET).with_context(|| format!("connecting to {SOCKET}"))?;
+/// Opens a conversation with the running Tor: where to write, and where to read.
+///
+/// # Errors
+/// When Tor does not listen.
+pub fn connect() -> Result<(UnixStream, BufReader<UnixStream>)> {
+    let stream = UnixStream::connect(SOCKET).with_context(|| format!("connecting to {SOCKET}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    exchange(&mut stream, &mut reader, &format!("AUTHENTICATE {}", HEXLOWER.encode(&cookie)))?;
-    exchange(&mut stream, &mut reader, command)
+    let reader = BufReader::new(stream.try_clone()?);
+    Ok((stream, reader))
 }
 
-/// Sends one line and reads up to the last line of the answer, which has a space after its code.
-fn exchange(stream: &mut impl Write, reader: &mut impl BufRead, command: &str) -> Result<Vec<String>> {
-    stream.write_all(format!("{command}\r\n").as_bytes()).context("speaking to Tor")?;
+/// What proves to Tor that its files may be read.
+///
+/// # Errors
+/// When they may not.
+pub fn cookie() -> Result<Vec<u8>> {
+    std::fs::read(COOKIE).with_context(|| format!("reading {COOKIE}"))
+}
+
+/// Shows the cookie.
+///
+/// # Errors
+/// When Tor does not accept it.
+pub fn authenticate(input: &mut impl BufRead, output: &mut impl Write, cookie: &[u8]) -> Result<()> {
+    exchange(input, output, &format!("AUTHENTICATE {}", HEXLOWER.encode(cookie)))?.good()?;
+    Ok(())
+}
+
+/// Sends one line and reads up to the last line of the answer, which has a space after its code. No command used
+/// here has answers with data lines (`250+`).
+///
+/// # Errors
+/// When the connection breaks, or the answer is none.
+pub fn exchange(input: &mut impl BufRead, output: &mut impl Write, command: &str) -> Result<Reply> {
+    output.write_all(format!("{command}\r\n").as_bytes()).context("speaking to Tor")?;
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
-        if reader.read_line(&mut line).context("listening to Tor")? == 0 {
+        if input.read_line(&mut line).context("listening to Tor")? == 0 {
             bail!("Tor closed the connection");
         }
         let line = line.trim_end().to_owned();
-        let last = line.as_bytes().get(3) == Some(&b' ');
-        let good = line.starts_with("250");
+        let code = line.get(..3).and_then(|code| code.parse().ok());
+        let (Some(code), Some(separator @ (b' ' | b'-'))) = (code, line.as_bytes().get(3)) else {
+            bail!("Tor answered: {line}");
+        };
+        let last = *separator == b' ';
         lines.push(line);
-        if last && good {
-            return Ok(lines);
-        }
-        if !good {
-            bail!("Tor answered: {}", lines.concat());
+        if last {
+            return Ok(Reply { code, lines });
         }
     }
 }
@@ -71,14 +117,23 @@ mod tests {
     fn an_answer_is_read_to_its_end() {
         let answer =
             "250-status/bootstrap-phase=NOTICE BOOTSTRAP PROGRESS=85 TAG=ap SUMMARY=\"x\"\r\n250 OK\r\nmore";
-        let lines = exchange(&mut Vec::new(), &mut answer.as_bytes(), "GETINFO x").unwrap();
-        assert_eq!(lines.len(), 2);
-        assert_eq!(progress(&lines), Some(85));
+        let reply = exchange(&mut answer.as_bytes(), &mut Vec::new(), "GETINFO x").unwrap();
+        assert_eq!((reply.code, reply.lines.len()), (250, 2));
+        assert_eq!(progress(&reply.lines), Some(85));
     }
 
     #[test]
     fn a_refusal_is_an_error() {
-        let error = exchange(&mut Vec::new(), &mut "515 Bad authentication\r\n".as_bytes(), "x").unwrap_err();
+        let error =
+            authenticate(&mut "515 Bad authentication\r\n".as_bytes(), &mut Vec::new(), b"x").unwrap_err();
         assert!(error.to_string().contains("Bad authentication"));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        for wrong in ["HTTP/1.1 400\r\n", "25\r\n", "250\r\n", "250+x\r\n", "é\r\n"] {
+            let error = exchange(&mut wrong.as_bytes(), &mut Vec::new(), "x").unwrap_err().to_string();
+            assert!(error.starts_with("Tor answered: "), "{error}");
+        }
     }
 }

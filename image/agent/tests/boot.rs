@@ -251,3 +251,28 @@ fn a_damaged_marker_is_named() {
     let error = appliance.start().unwrap_err();
     assert!(error.contains("reading /var/lib/cipolla/private/complete: restore it"), "{error}");
 }
+
+#[test]
+fn tables_are_compiled_again_when_the_compiled_one_is_missing_or_older() {
+    let appliance = Appliance::new(SETTINGS);
+    appliance.start().unwrap();
+    for table in ["mailboxes", "aliases", "senders", "blocked", "transport"] {
+        let path = appliance.path(&format!("/var/lib/cipolla/mail/{table}"));
+        let compiled = Utf8PathBuf::from(format!("{path}.lmdb"));
+        let modified = |path: &Utf8Path| fs::metadata(path).unwrap().modified().unwrap();
+        // Postfix warns of a text that is newer than its table.
+        assert!(modified(&path) <= modified(&compiled), "{table}");
+        fs::remove_file(&compiled).unwrap();
+        assert_eq!(
+            appliance.start().unwrap(),
+            [format!("write the table /var/lib/cipolla/mail/{table}: done")]
+        );
+        assert_eq!(fs::read(&path).unwrap(), fs::read(&compiled).unwrap());
+    }
+    // Edited by hand, without postmap.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    appliance.write("/var/lib/cipolla/mail/blocked", "spam@example.onion REJECT\n");
+    assert_eq!(appliance.start().unwrap(), ["write the table /var/lib/cipolla/mail/blocked: done"]);
+    assert_eq!(appliance.text("/var/lib/cipolla/mail/blocked.lmdb"), "spam@example.onion REJECT\n");
+    assert_eq!(appliance.start().unwrap(), Vec::<String>::new());
+}

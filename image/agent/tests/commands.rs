@@ -10,6 +10,7 @@ use agent::commands::{access, credentials, settings, user};
 use agent::fs::Fs as _;
 use agent::onions::Onion;
 use agent::paths;
+use agent::serve::password::{Mailboxes, Passwords as _};
 use camino::Utf8Path;
 use support::programs::FakePrograms;
 use support::sim::SimFs;
@@ -103,4 +104,55 @@ fn settings_are_checked_shown_and_applied() {
     settings::apply(&machine, new, "new.toml", &mut |_| {}).unwrap();
     assert_eq!(text(&fs, "/etc/made/deep/limits.conf"), "40 7G ada 0.1.0\n");
     assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0, "the next start agrees");
+}
+
+#[test]
+fn the_webmail_changes_a_password() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let old = user::add(&machine, "bob", None).unwrap().password.unwrap();
+    user::quota(&machine, "bob", Some("5G")).unwrap();
+    let (new, before) = ("seven tall giraffes hum quietly", text(&fs, paths::USERS));
+    let mut mailboxes = Mailboxes::new(&machine);
+    assert!(mailboxes.change("bob", new).is_err(), "the present password comes first");
+    let domain = Onion::Mx.address(&fs).unwrap();
+    let client = Onion::Client.address(&fs).unwrap();
+    for stranger in ["eve", "", "bob@", &format!("bob@{client}"), "bob@example.com", "../bob"] {
+        assert!(!mailboxes.verify(stranger, &old).unwrap(), "{stranger}");
+    }
+    for wrong in ["", "guess", "seven"] {
+        assert!(!mailboxes.verify("bob", wrong).unwrap());
+    }
+    assert!(mailboxes.verify(&format!("Bob@{domain}"), &old).unwrap());
+    assert!(mailboxes.change("bob", "password").unwrap().unwrap_err().contains("12 characters"));
+    assert!(mailboxes.change("bob", "passwordpassword").unwrap().unwrap_err().contains("guessed"));
+    assert_eq!(text(&fs, paths::USERS), before);
+    mailboxes.change("bob", new).unwrap().unwrap();
+    assert!(mailboxes.change("bob", new).is_err(), "once per conversation");
+    let after = text(&fs, paths::USERS);
+    assert!(after.lines().next() == before.lines().next(), "ada's line is as it was");
+    assert!(after.contains(":userdb_quota_storage_size=5G\n"), "{after}");
+    assert!(mailboxes.verify("bob", new).unwrap() && !mailboxes.verify("bob", &old).unwrap());
+    // The owner was faster than bob.
+    let mut late = Mailboxes::new(&machine);
+    assert!(late.verify("bob", new).unwrap());
+    user::passwd(&machine, "bob", None).unwrap();
+    assert!(late.change("bob", "eight small hippos sing loudly").unwrap().unwrap_err().contains("meanwhile"));
+}
+
+#[test]
+fn a_mailbox_gets_more_room() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    user::quota(&machine, "ada", Some("5G")).unwrap();
+    user::quota(&machine, "ada", Some("5G")).unwrap();
+    let list = user::list(&machine).unwrap();
+    assert_eq!(list[0].quota.as_deref(), Some("5G"));
+    assert!(user::text(&list).ends_with("5G\n"));
+    assert!(user::quota(&machine, "ada", Some("5 GB")).is_err());
+    assert!(user::quota(&machine, "eve", None).unwrap_err().to_string().contains("there is no eve@"));
+    user::quota(&machine, "ada", None).unwrap();
+    assert_eq!(user::list(&machine).unwrap()[0].quota, None);
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use camino::Utf8Path;
 use data_encoding::BASE64;
 use identity::client_auth::{ClientAuth, ClientName};
@@ -23,7 +23,7 @@ use crate::credentials::Credential;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::image::Image;
 use crate::machine::Machine;
-use crate::mailboxes;
+use crate::mailboxes::{Writer, users};
 use crate::onions::Onion;
 use crate::paths;
 use crate::pem::{KeyAndCertificate, Pair};
@@ -87,10 +87,9 @@ pub fn apply(
         Action::AdminClient => admin_client(fs, accounts),
         Action::Issue(pair, _) => issue(machine, *pair),
         Action::Derive(pair) => derive(fs, *pair),
-        Action::Mailbox => mailbox(machine, loaded, accounts),
+        Action::Mailbox => mailbox(machine, loaded),
         Action::Htpasswd => web_password(machine, loaded, accounts),
         Action::DesKey => des_key(machine, accounts),
-        Action::Tables => tables(machine, loaded),
         Action::Marker => {
             let build = Image::load(fs)?.build.unwrap_or_default();
             let marker = Marker::new(build, facts::roles(accounts), Marker::load(fs)?.as_ref());
@@ -218,14 +217,12 @@ fn derive(fs: &dyn Fs, pair: Pair) -> Result<()> {
     atomic::put(fs, &pair.certificate(), certificate, Access::root(0o644), Replace::Allowed)
 }
 
-fn mailbox(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts) -> Result<()> {
-    let fs = machine.fs;
-    let domain = Onion::Mx.address(fs)?.to_string();
-    let hash = dovecot::hash(&Credential::Mailbox.require(fs)?, &mut **machine.rng.borrow_mut())?;
-    let users =
-        mailboxes::load_users(fs)? + &mailboxes::users_line(&loaded.settings.owner.mailbox, &domain, &hash);
-    let access = accounts.of_group("dovecot", 0o640)?;
-    atomic::put(fs, Utf8Path::new(paths::USERS), users.as_bytes(), access, Replace::Allowed)
+fn mailbox(machine: &Machine<'_>, loaded: &Loaded) -> Result<()> {
+    let writer = Writer::lock(machine)?;
+    let password = Credential::Mailbox.require(machine.fs)?;
+    let hash = dovecot::hash(&password, &mut **machine.rng.borrow_mut())?;
+    let line = users::line(&loaded.settings.owner.mailbox, writer.domain(), &hash);
+    writer.put_users(&(writer.users()? + &line))
 }
 
 fn web_password(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts) -> Result<()> {
@@ -244,18 +241,4 @@ fn des_key(machine: &Machine<'_>, accounts: &Accounts) -> Result<()> {
     let key = Zeroizing::new(BASE64.encode(&*random));
     let access = accounts.of_group("roundcube", 0o640)?;
     atomic::put(machine.fs, Utf8Path::new(paths::DES_KEY), key.as_bytes(), access, Replace::Never)
-}
-
-fn tables(machine: &Machine<'_>, loaded: &Loaded) -> Result<()> {
-    let fs = machine.fs;
-    let (owner, domain) = (&loaded.settings.owner.mailbox, Onion::Mx.address(fs)?.to_string());
-    let locals = mailboxes::locals(&mailboxes::load_users(fs)?, &domain);
-    if locals.is_empty() {
-        bail!("{} names no mailbox at {domain}", paths::USERS);
-    }
-    let wanted = mailboxes::tables(&locals, owner, &domain);
-    for table in mailboxes::outdated(fs, &wanted, machine.programs.has("postmap"))? {
-        mailboxes::put_table(machine, &table)?;
-    }
-    Ok(())
 }

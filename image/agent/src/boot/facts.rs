@@ -14,7 +14,7 @@ use crate::accounts::Accounts;
 use crate::credentials::Credential;
 use crate::fs::{Access, Fs, Kind, atomic};
 use crate::machine::Machine;
-use crate::mailboxes::{self, Table};
+use crate::mailboxes::users;
 use crate::onions::Onion;
 use crate::paths;
 use crate::pem::{KeyAndCertificate, Pair};
@@ -96,8 +96,6 @@ pub struct Facts {
     pub htpasswd: bool,
     /// Roundcube's session key is there.
     pub des_key: bool,
-    /// Tables of Postfix that are out of date.
-    pub tables: Vec<Table>,
 }
 
 /// What the roles of an image follow from.
@@ -197,10 +195,7 @@ pub fn read(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts) -> Resu
 fn mail(machine: &Machine<'_>, loaded: &Loaded, facts: &mut Facts) -> Result<()> {
     let Some(address) = facts.onions.get(&Onion::Mx).and_then(|onion| onion.address) else { return Ok(()) };
     let (owner, domain) = (&loaded.settings.owner.mailbox, address.to_string());
-    let locals = mailboxes::locals(&mailboxes::load_users(machine.fs)?, &domain);
-    facts.mailbox = locals.contains(owner);
-    let wanted = mailboxes::tables(&locals, owner, &domain);
-    facts.tables = mailboxes::outdated(machine.fs, &wanted, machine.programs.has("postmap"))?;
+    facts.mailbox = users::locals(&users::load(machine.fs)?, &domain).contains(owner);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::accounts::Accounts;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::handover;
 use crate::machine::Machine;
+use crate::mailboxes;
 use crate::paths;
 use crate::render;
 use crate::settings::load::{self, LoadError, Loaded, Origin};
@@ -42,6 +43,10 @@ pub fn dry_run(machine: &Machine<'_>) -> Result<Vec<String>> {
     } else {
         let rendering = render::plan(machine, &loaded.settings, &accounts)?;
         lines.extend(rendering.changed().iter().map(|file| format!("render {}", file.path)));
+        if facts::roles(&accounts).mail {
+            let tables = mailboxes::outdated_tables(machine, &loaded.settings.owner.mailbox)?;
+            lines.extend(tables.iter().map(|table| format!("write the table {}", table.path())));
+        }
         lines.extend(handover::plan(machine, &loaded.settings)?.iter().map(ToString::to_string));
     }
     Ok(lines)
@@ -63,8 +68,19 @@ pub fn run(machine: &Machine<'_>, say: Say<'_>) -> Result<usize> {
     // Before Tor starts: a service that needs authorization must not be open.
     access_check::verify(machine.fs)?;
     let rendered = render::run(machine, &loaded.settings, &accounts, say)?;
+    let tables = tables(machine, &loaded, &accounts, say)?;
     let handed = handover::run(machine, &loaded.settings, say)?;
-    Ok(plan.actions().len() + rendered + handed)
+    Ok(plan.actions().len() + rendered + tables + handed)
+}
+
+/// Brings the tables of Postfix up to date; postmap(1) wants the rendered `main.cf`.
+fn tables(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts, say: Say<'_>) -> Result<usize> {
+    if !facts::roles(accounts).mail {
+        return Ok(0);
+    }
+    let written = mailboxes::Writer::lock(machine)?.refresh_tables(&loaded.settings.owner.mailbox)?;
+    written.iter().for_each(|table| say(&format!("write the table {}: done", table.path())));
+    Ok(written.len())
 }
 
 /// Loads the settings; if they are wrong, explains it on the boot partition too.

@@ -55,8 +55,6 @@ pub enum Action {
     Htpasswd,
     /// Make Roundcube's session key.
     DesKey,
-    /// Write and compile the tables of Postfix.
-    Tables,
     /// Say that the identity is complete. Comes last.
     Marker,
 }
@@ -83,7 +81,6 @@ impl fmt::Display for Action {
             Self::Mailbox => write!(f, "make the first mailbox"),
             Self::Htpasswd => write!(f, "set the password in front of the webmail"),
             Self::DesKey => write!(f, "make the webmail's session key"),
-            Self::Tables => write!(f, "write the tables of Postfix"),
             Self::Marker => write!(f, "mark the identity as complete"),
         }
     }
@@ -159,7 +156,6 @@ pub fn make(facts: &Facts) -> Result<Plan> {
     if facts.roles.mail {
         when(!facts.mailbox && !waiting(Credential::Mailbox), Action::Credential(Credential::Mailbox));
         when(!facts.mailbox, Action::Mailbox);
-        when(!facts.mailbox || !facts.tables.is_empty(), Action::Tables);
     }
     if facts.roles.web {
         when(!facts.htpasswd && !waiting(Credential::Web), Action::Credential(Credential::Web));
@@ -278,7 +274,7 @@ mod tests {
         let mut facts = complete();
         facts.mailbox = false;
         facts.credentials = vec![Credential::Mailbox];
-        assert_eq!(make(&facts).unwrap().actions(), [Action::Mailbox, Action::Tables]);
+        assert_eq!(make(&facts).unwrap().actions(), [Action::Mailbox]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line: what there is to type, and what it runs. No logic of its own.
 
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,8 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    #[command(flatten)]
+    Serve(serve::Serve),
     /// Mount the writable parts of the root file system. For the initramfs only.
     #[command(hide = true)]
     Initrd {
@@ -146,8 +149,19 @@ enum User {
         #[arg(long)]
         stdin: bool,
     },
-    /// List the mailboxes.
+    /// List the mailboxes, and their room where it is not that of all.
+    #[command(after_help = "Example:\n  cipolla user list")]
     List,
+    /// Give a mailbox other room than the settings give to all.
+    #[command(after_help = "Examples:\n  \
+        cipolla user quota ada 5G\n  \
+        cipolla user quota ada            # the same as all again")]
+    Quota {
+        /// The part of the address before the @.
+        name: String,
+        /// A number and M, G or T; left out, the mailbox gets what the settings say.
+        size: Option<String>,
+    },
     /// Close a mailbox: nobody can log in, mail to it is refused. Its mail stays on the disk.
     #[command(after_help = "Example:\n  cipolla user remove ada")]
     Remove {

@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Access, Cli, Command, Settings, User};
+use super::{Access, Cli, Command, Settings, User, serve};
 use crate::boot_partition::{MountedBootPartition, NoBootPartition};
 use crate::commands::{access, credentials, settings, status, user};
 use crate::fs::RealFs;
@@ -30,6 +30,7 @@ pub(super) fn run(cli: &Cli) -> Result<ExitCode> {
                 .context("preparing this start")?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Serve(command) => serve::run(command, |work| with_machine(cli, &NoBootPartition, work)),
         command => with_machine(cli, &NoBootPartition, |machine| owner(cli, command, machine)),
     }
 }
@@ -97,7 +98,9 @@ fn owner(cli: &Cli, command: &Command, machine: &Machine<'_>) -> Result<ExitCode
         Command::Access(command) => access(cli, command, machine)?,
         Command::User(command) => user(cli, command, machine)?,
         Command::Settings(command) => return settings(cli, command, machine),
-        Command::Boot { .. } | Command::Initrd { .. } => bail!("this is not a command for owners"),
+        Command::Boot { .. } | Command::Initrd { .. } | Command::Serve(_) => {
+            bail!("this is not a command for owners")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -136,7 +139,15 @@ fn user(cli: &Cli, command: &User, machine: &Machine<'_>) -> Result<()> {
         }
         User::List => {
             let list = user::list(machine)?;
-            print(cli, &list, &list.join("\n"))
+            print(cli, &list, &user::text(&list))
+        }
+        User::Quota { name, size } => {
+            user::quota(machine, name, size.as_deref())?;
+            let said = match size {
+                Some(size) => format!("{name} has room for {size} of mail"),
+                None => format!("{name} has as much room as all"),
+            };
+            print(cli, &said, &said)
         }
         User::Remove { name } => {
             user::remove(machine, name)?;

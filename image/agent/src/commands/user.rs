@@ -1,21 +1,17 @@
-//! `cipolla user add|passwd|list|remove`: mailboxes.
+//! `cipolla user add|passwd|quota|list|remove`: mailboxes.
 //!
 //! The passwd-file is replaced as a whole, one writer at a time.
 
 use anyhow::{Context, Result, bail};
-use camino::Utf8Path;
 use identity::mailbox::LocalPart;
 use identity::{dovecot, passphrase, policy};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::accounts::Accounts;
-use crate::fs::{Replace, atomic};
 use crate::machine::Machine;
-use crate::mailboxes;
+use crate::mailboxes::{Writer, users};
 use crate::onions::Onion;
-use crate::paths;
-use crate::settings::load;
+use crate::settings::{self, load};
 
 /// A mailbox whose password was just set.
 #[derive(Serialize)]
@@ -71,17 +67,10 @@ fn choose(
 
 /// Replaces the passwd-file by what `edit` makes of it, and brings the tables up to date.
 fn edit_users(machine: &Machine<'_>, edit: impl FnOnce(&str, &str) -> Result<String>) -> Result<()> {
-    let fs = machine.fs;
-    let _lock = fs.lock(Utf8Path::new(paths::MAIL)).context("waiting for another change of mailboxes")?;
-    let domain = Onion::Mx.address(fs)?.to_string();
-    let users = edit(&mailboxes::load_users(fs)?, &domain)?;
-    let access = Accounts::load(fs)?.of_group("dovecot", 0o640)?;
-    atomic::put(fs, Utf8Path::new(paths::USERS), users.as_bytes(), access, Replace::Allowed)?;
-    let owner = load::load(fs, None)?.settings.owner.mailbox;
-    let wanted = mailboxes::tables(&mailboxes::locals(&users, &domain), &owner, &domain);
-    for table in mailboxes::outdated(fs, &wanted, machine.programs.has("postmap"))? {
-        mailboxes::put_table(machine, &table)?;
-    }
+    let writer = Writer::lock(machine)?;
+    let owner = load::load(machine.fs, None)?.settings.owner.mailbox;
+    writer.put_users(&edit(&writer.users()?, writer.domain())?)?;
+    writer.refresh_tables(&owner)?;
     Ok(())
 }
 
@@ -100,22 +89,17 @@ fn set_password(
     let mut address = String::new();
     edit_users(machine, |users, domain| {
         address = format!("{local}@{domain}");
-        let line = mailboxes::users_line(local.as_str(), domain, &hash);
-        let known = mailboxes::locals(users, domain).iter().any(|other| other == local.as_str());
-        match (new, known) {
-            (true, true) => bail!("{address} exists; set a new password with: cipolla user passwd {local}"),
-            (false, false) => bail!("there is no {address}; see: cipolla user list"),
-            (true, false) => Ok(format!("{users}{line}")),
-            (false, true) => Ok(replace_line(users, &address, &line)),
+        match (new, users::with_hash(users, &address, &hash)) {
+            (true, Some(_)) => {
+                bail!("{address} exists; set a new password with: cipolla user passwd {local}")
+            }
+            (true, None) => Ok(format!("{users}{}", users::line(local.as_str(), domain, &hash))),
+            (false, changed) => {
+                changed.with_context(|| format!("there is no {address}; see: cipolla user list"))
+            }
         }
     })?;
     Ok(Account { address, password: made.then_some(password) })
-}
-
-/// The passwd-file with the line of `address` replaced; every other line stays byte by byte.
-fn replace_line(users: &str, address: &str, line: &str) -> String {
-    let is_theirs = |old: &str| old.strip_prefix(address).is_some_and(|rest| rest.starts_with(':'));
-    users.split_inclusive('\n').map(|old| if is_theirs(old) { line } else { old }).collect()
 }
 
 /// Makes a mailbox.
@@ -134,14 +118,51 @@ pub fn passwd(machine: &Machine<'_>, name: &str, password: Option<Zeroizing<Stri
     set_password(machine, name, password, false)
 }
 
-/// The addresses of all mailboxes.
+/// Gives a mailbox other room than all have, or the same again.
+///
+/// # Errors
+/// When there is no such mailbox, or this is no size.
+pub fn quota(machine: &Machine<'_>, name: &str, quota: Option<&str>) -> Result<()> {
+    let local: LocalPart = name.parse()?;
+    let quota = quota.map(settings::quota).transpose().map_err(anyhow::Error::msg)?;
+    edit_users(machine, |users, domain| {
+        let address = format!("{local}@{domain}");
+        users::with_quota(users, &address, quota.as_deref())
+            .with_context(|| format!("there is no {address}; see: cipolla user list"))
+    })
+}
+
+/// A mailbox in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its address.
+    pub address: String,
+    /// Its room, if it is not that of all.
+    pub quota: Option<String>,
+}
+
+/// All mailboxes.
 ///
 /// # Errors
 /// When the passwd-file cannot be read.
-pub fn list(machine: &Machine<'_>) -> Result<Vec<String>> {
+pub fn list(machine: &Machine<'_>) -> Result<Vec<Entry>> {
     let domain = Onion::Mx.address(machine.fs)?.to_string();
-    let locals = mailboxes::locals(&mailboxes::load_users(machine.fs)?, &domain);
-    Ok(locals.iter().map(|local| format!("{local}@{domain}")).collect())
+    let users = users::load(machine.fs)?;
+    let entry = |local: &String| {
+        let address = format!("{local}@{domain}");
+        Entry { quota: users::quota(&users, &address).map(str::to_owned), address }
+    };
+    Ok(users::locals(&users, &domain).iter().map(entry).collect())
+}
+
+/// The list as the owner reads it.
+#[must_use]
+pub fn text(list: &[Entry]) -> String {
+    let line = |Entry { address, quota }: &Entry| match quota {
+        Some(quota) => format!("{address}  {quota}\n"),
+        None => format!("{address}\n"),
+    };
+    list.iter().map(line).collect()
 }
 
 /// Closes a mailbox.
@@ -157,22 +178,7 @@ pub fn remove(machine: &Machine<'_>, name: &str) -> Result<()> {
     }
     edit_users(machine, |users, domain| {
         let address = format!("{local}@{domain}");
-        let rest = replace_line(users, &address, "");
-        if rest == users {
-            bail!("there is no {address}; see: cipolla user list");
-        }
-        Ok(rest)
+        users::without(users, &address)
+            .with_context(|| format!("there is no {address}; see: cipolla user list"))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_line_changes_and_all_others_stay() {
-        let users = "ada@x.onion:1::::::\n# kept\nada@x.onion.evil:2::::::\nbob@x.onion:3::::::\n";
-        let changed = replace_line(users, "ada@x.onion", "ada@x.onion:9::::::\n");
-        assert_eq!(changed, "ada@x.onion:9::::::\n# kept\nada@x.onion.evil:2::::::\nbob@x.onion:3::::::\n");
-    }
 }

@@ -8,6 +8,7 @@ pub mod atomic;
 mod real;
 
 use std::os::fd::OwnedFd;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use camino::Utf8Path;
@@ -63,6 +64,8 @@ pub struct Entry {
     pub kind: Kind,
     /// Its length in bytes.
     pub size: u64,
+    /// When its content changed last.
+    pub modified: SystemTime,
     /// Its permission bits.
     pub mode: u32,
     /// Its owner; `None` where owners are not kept (an ordinary user working on a folder of his).

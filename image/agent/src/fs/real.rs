@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use camino::Utf8Path;
@@ -81,7 +82,11 @@ impl Fs for RealFs {
         };
         let owner = self.owners.then_some(Owner { uid: stat.st_uid, gid: stat.st_gid });
         let size = u64::try_from(stat.st_size).unwrap_or_default();
-        Ok(Some(Entry { kind, size, mode: stat.st_mode & 0o7777, owner }))
+        // A time before 1970 is a broken clock's; it counts as old.
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or_default();
+        let modified =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(stat.st_mtime_nsec);
+        Ok(Some(Entry { kind, size, modified, mode: stat.st_mode & 0o7777, owner }))
     }
 
     fn list(&self, dir: &Utf8Path) -> Result<Vec<String>> {

@@ -54,7 +54,7 @@ use zeroize::Zeroizing;
 
 pub use problem::{Problem, Problems};
 pub use read::read;
-pub use values::{BridgeAddress, Network4};
+pub use values::{BridgeAddress, Network4, quota};
 
 /// All settings, valid. Serialized as the `settings` of the templates.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

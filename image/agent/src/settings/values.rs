@@ -133,7 +133,11 @@ pub(super) fn dir_authority(text: &str) -> Result<String, String> {
     }
 }
 
-pub(super) fn quota(text: &str) -> Result<String, String> {
+/// The room of a mailbox, like `500M` or `2G`, as Dovecot reads it too.
+///
+/// # Errors
+/// Says what would be right.
+pub fn quota(text: &str) -> Result<String, String> {
     let digits = text.strip_suffix(['M', 'G', 'T']).unwrap_or_default();
     match digits.parse::<u32>() {
         Ok(1..=9999) if !digits.starts_with(['0', '+']) => Ok(text.to_owned()),

@@ -1,7 +1,7 @@
-//! Mailboxes: Dovecot's passwd-file, and the tables of Postfix that follow from it.
+//! The tables of Postfix that follow from the mailboxes: text files that postmap(1) compiles.
 //!
-//! The passwd-file is the truth about who has a mailbox. Tables are text files that postmap(1) compiles; the
-//! compiled one is put in place first, so an up-to-date text means an up-to-date table.
+//! The compiled table is put in place first, so an up-to-date text means an up-to-date table. The text is the
+//! very file that was compiled, and therefore not newer: Postfix warns of newer ones.
 
 use std::fmt::Write as _;
 
@@ -29,7 +29,9 @@ pub struct Table {
 }
 
 impl Table {
-    fn path(&self) -> Utf8PathBuf {
+    /// Where its text is.
+    #[must_use]
+    pub fn path(&self) -> Utf8PathBuf {
         Utf8Path::new(paths::MAIL).join(self.name)
     }
 
@@ -42,35 +44,9 @@ fn compiled(path: &Utf8Path) -> Utf8PathBuf {
     Utf8PathBuf::from(format!("{path}.lmdb"))
 }
 
-/// The line of a mailbox in the passwd-file (Dovecot, "Passwd-file").
-#[must_use]
-pub fn users_line(local: &str, domain: &str, hash: &str) -> String {
-    format!("{local}@{domain}:{hash}::::::\n")
-}
-
-/// The local parts of all mailboxes at `domain`, in the order of the passwd-file.
-#[must_use]
-pub fn locals(users: &str, domain: &str) -> Vec<String> {
-    let local = |line: &str| {
-        let (address, _) = line.split_once(':')?;
-        let (local, at) = address.rsplit_once('@')?;
-        (at == domain).then(|| local.to_owned())
-    };
-    users.lines().filter_map(local).collect()
-}
-
-/// Reads the passwd-file; empty if there is none yet.
-///
-/// # Errors
-/// When it is there but cannot be read.
-pub fn load_users(fs: &dyn Fs) -> Result<String> {
-    let bytes = fs.read(Utf8Path::new(paths::USERS))?.unwrap_or_default();
-    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", paths::USERS))
-}
-
 /// The tables that follow from the mailboxes.
 #[must_use]
-pub fn tables(locals: &[String], owner: &str, domain: &str) -> [Table; 3] {
+pub fn derived(locals: &[String], owner: &str, domain: &str) -> [Table; 3] {
     let lines = |line: &dyn Fn(&str) -> String| locals.iter().fold(String::new(), |all, l| all + &line(l));
     let mut aliases = String::new();
     for role in ROLES.iter().filter(|role| !locals.iter().any(|local| local == *role)) {
@@ -83,13 +59,15 @@ pub fn tables(locals: &[String], owner: &str, domain: &str) -> [Table; 3] {
     ]
 }
 
-/// The tables that are not in place or, if `compile` says that they should be, not compiled.
+/// The tables that are not in place or, if `compile` says that they should be, not compiled since.
 ///
 /// # Errors
 /// When they cannot be looked at.
 pub fn outdated(fs: &dyn Fs, wanted: &[Table], compile: bool) -> Result<Vec<Table>> {
-    let uncompiled =
-        |table: &Table| Ok::<_, anyhow::Error>(compile && fs.entry(&table.compiled())?.is_none());
+    let uncompiled = |table: &Table| -> Result<bool> {
+        let (text, compiled) = (fs.entry(&table.path())?, fs.entry(&table.compiled())?);
+        Ok(compile && (compiled.is_none() || text.map(|e| e.modified) > compiled.map(|e| e.modified)))
+    };
     let mut outdated = Vec::new();
     for table in wanted {
         let text = fs.read(&table.path())?;
@@ -113,26 +91,29 @@ pub fn outdated(fs: &dyn Fs, wanted: &[Table], compile: bool) -> Result<Vec<Tabl
 ///
 /// # Errors
 /// When postmap(1) refuses it, or from the file system.
-pub fn put_table(machine: &Machine<'_>, table: &Table) -> Result<()> {
+pub(super) fn put(machine: &Machine<'_>, table: &Table) -> Result<()> {
     let fs = machine.fs;
     let path = table.path();
-    if machine.programs.has("postmap") {
-        let draft = atomic::temporary(&path);
-        for leftover in [&draft, &compiled(&draft)] {
-            if fs.entry(leftover)?.is_some() {
-                fs.remove(leftover)?;
-            }
+    let draft = atomic::temporary(&path);
+    for leftover in [&draft, &compiled(&draft)] {
+        if fs.entry(leftover)?.is_some() {
+            fs.remove(leftover)?;
         }
-        fs.create(&draft, table.text.as_bytes(), Access::root(0o644))?;
+    }
+    fs.create(&draft, table.text.as_bytes(), Access::root(0o644))?;
+    if machine.programs.has("postmap") {
         let ran = machine.programs.run(&["postmap", &format!("lmdb:{draft}")])?;
         if !ran.success {
+            fs.remove(&draft)?;
             bail!("compiling the table {path}: postmap says {}", ran.stderr.trim());
         }
         fs.sync(&compiled(&draft))?;
         fs.rename(&compiled(&draft), &table.compiled(), Replace::Allowed)?;
         fs.sync(Utf8Path::new(paths::MAIL))?;
     }
-    atomic::put(fs, &path, table.text.as_bytes(), Access::root(0o644), Replace::Allowed)
+    fs.sync(&draft)?;
+    fs.rename(&draft, &path, Replace::Allowed)?;
+    fs.sync(Utf8Path::new(paths::MAIL))
 }
 
 #[cfg(test)]
@@ -142,15 +123,8 @@ mod tests {
     const DOMAIN: &str = "example.onion";
 
     #[test]
-    fn mailboxes_are_read_from_the_passwd_file() {
-        let users =
-            users_line("ada", DOMAIN, "{ARGON2ID}$x") + &users_line("bob", "other.onion", "{ARGON2ID}$y");
-        assert_eq!(locals(&users, DOMAIN), ["ada"]);
-    }
-
-    #[test]
     fn roles_reach_the_owner() {
-        let [mailboxes, aliases, senders] = tables(&["ada".into(), "noc".into()], "ada", DOMAIN);
+        let [mailboxes, aliases, senders] = derived(&["ada".into(), "noc".into()], "ada", DOMAIN);
         assert_eq!(mailboxes.text, "ada@example.onion ada\nnoc@example.onion noc\n");
         assert!(aliases.text.contains("postmaster@example.onion ada@example.onion\n"));
         assert!(!aliases.text.contains("noc@"), "a mailbox of that name gets its own mail");

@@ -1,0 +1,83 @@
+//! Mailboxes: Dovecot's passwd-file ([`users`]), and the tables of Postfix that follow from it ([`tables`]).
+//!
+//! The passwd-file is the truth about who has a mailbox. It is changed by a [`Writer`] only, one at a time: the
+//! owner's commands, the webmail's change of a password and the start of the appliance do not lose each other's
+//! changes.
+
+pub mod tables;
+pub mod users;
+
+use anyhow::{Context, Result};
+use camino::Utf8Path;
+
+use crate::accounts::Accounts;
+use crate::fs::{Lock, Replace, atomic};
+use crate::machine::Machine;
+use crate::onions::Onion;
+use crate::paths;
+use tables::Table;
+
+/// Whoever may change mailboxes now. Others wait until it is dropped.
+#[derive(Debug)]
+pub struct Writer<'w, 'm> {
+    machine: &'w Machine<'m>,
+    domain: String,
+    _lock: Lock,
+}
+
+impl<'w, 'm> Writer<'w, 'm> {
+    /// Waits for its turn.
+    ///
+    /// # Errors
+    /// When there are no mailboxes on this appliance yet.
+    pub fn lock(machine: &'w Machine<'m>) -> Result<Self> {
+        let folder = Utf8Path::new(paths::MAIL);
+        let lock = machine.fs.lock(folder).context("waiting for another change of mailboxes")?;
+        Ok(Self { machine, domain: Onion::Mx.address(machine.fs)?.to_string(), _lock: lock })
+    }
+
+    /// The mail domain.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The passwd-file as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn users(&self) -> Result<String> {
+        users::load(self.machine.fs)
+    }
+
+    /// Replaces the passwd-file.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn put_users(&self, users: &str) -> Result<()> {
+        let fs = self.machine.fs;
+        let access = Accounts::load(fs)?.of_group("dovecot", 0o640)?;
+        atomic::put(fs, Utf8Path::new(paths::USERS), users.as_bytes(), access, Replace::Allowed)
+    }
+
+    /// Brings the tables of Postfix up to date. Returns which were not.
+    ///
+    /// # Errors
+    /// When a table is refused, or from the file system.
+    pub fn refresh_tables(&self, owner: &str) -> Result<Vec<Table>> {
+        let outdated = outdated_tables(self.machine, owner)?;
+        outdated.iter().try_for_each(|table| tables::put(self.machine, table))?;
+        Ok(outdated)
+    }
+}
+
+/// The tables of Postfix that are not as the mailboxes want them; `owner` gets the mail for roles.
+///
+/// # Errors
+/// When they or the mailboxes cannot be read.
+pub fn outdated_tables(machine: &Machine<'_>, owner: &str) -> Result<Vec<Table>> {
+    let domain = Onion::Mx.address(machine.fs)?.to_string();
+    let locals = users::locals(&users::load(machine.fs)?, &domain);
+    let wanted = tables::derived(&locals, owner, &domain);
+    tables::outdated(machine.fs, &wanted, machine.programs.has("postmap"))
+}

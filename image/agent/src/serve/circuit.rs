@@ -1,0 +1,140 @@
+//! `cipolla close-circuit ADDRESS`: takes an offender's circuit away. fail2ban's ban action.
+//!
+//! Tor writes the number of a circuit into the address that servers see (`HiddenServiceExportCircuitID haproxy`,
+//! tor(1)): `fc00:dead:beef:4dad::HHHH:LLLL`. Closing the circuit ends all connections in it, and nobody else's.
+
+use std::fmt;
+use std::io::{BufRead, Write};
+use std::net::Ipv6Addr;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use thiserror::Error;
+
+use crate::tor_control;
+
+/// The first six groups of a circuit's address.
+const PREFIX: [u16; 6] = [0xfc00, 0xdead, 0xbeef, 0x4dad, 0, 0];
+/// Tor's answer when the circuit is not there (control protocol, "Unrecognized entity").
+const UNKNOWN_CIRCUIT: u16 = 552;
+
+/// The number of a circuit, as Tor's control protocol writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Circuit(NonZeroU32);
+
+/// Why a text is not the address of a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a circuit's address lies in fc00:dead:beef:4dad::/96 and its number is not 0")]
+pub struct CircuitError;
+
+impl FromStr for Circuit {
+    type Err = CircuitError;
+
+    fn from_str(text: &str) -> Result<Self, CircuitError> {
+        let address: Ipv6Addr = text.parse().map_err(|_| CircuitError)?;
+        let [.., high, low] = address.segments();
+        if address.segments()[..6] != PREFIX {
+            return Err(CircuitError);
+        }
+        let number = u32::from(high) << 16 | u32::from(low);
+        NonZeroU32::new(number).map(Self).ok_or(CircuitError)
+    }
+}
+
+impl fmt::Display for Circuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Closes the circuit at the running Tor.
+///
+/// # Errors
+/// When Tor cannot be reached or refuses.
+pub fn close(circuit: Circuit) -> Result<()> {
+    let (mut stream, mut reader) = tor_control::connect()?;
+    converse(&mut reader, &mut stream, &tor_control::cookie()?, circuit)
+}
+
+/// The whole conversation. A circuit that is gone already counts as closed.
+fn converse(
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+    cookie: &[u8],
+    circuit: Circuit,
+) -> Result<()> {
+    tor_control::authenticate(input, output, cookie)?;
+    let reply = tor_control::exchange(input, output, &format!("CLOSECIRCUIT {circuit}"))?;
+    if reply.code != UNKNOWN_CIRCUIT {
+        reply.good().with_context(|| format!("closing circuit {circuit}"))?;
+    }
+    // Tor hangs up at once; whether it says so does not matter any more.
+    let _ = tor_control::exchange(input, output, "QUIT");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn talk(answers: &str) -> (String, Result<()>) {
+        let mut said = Vec::new();
+        let circuit = "fc00:dead:beef:4dad::1:2".parse().unwrap();
+        let result = converse(&mut answers.as_bytes(), &mut said, &[0xab, 0xcd], circuit);
+        (String::from_utf8(said).unwrap(), result)
+    }
+
+    #[test]
+    fn the_number_is_in_the_last_two_groups() {
+        let number = |text: &str| text.parse::<Circuit>().map(|circuit| circuit.to_string());
+        assert_eq!(number("fc00:dead:beef:4dad::1:2").unwrap(), "65538");
+        assert_eq!(number("fc00:dead:beef:4dad::5c").unwrap(), "92");
+        assert_eq!(number("FC00:DEAD:BEEF:4DAD:0:0:FFFF:FFFF").unwrap(), "4294967295");
+        for wrong in [
+            "fc00:dead:beef:4dad::",
+            "fc00:dead:beef:4dad:1::2",
+            "fc00:dead:beef:4dad:0:1:0:2",
+            "fc00:dead:beef:4dae::1",
+            "127.0.0.1",
+            "::1",
+            "fc00:dead:beef:4dad::1%lo",
+            "fc00:dead:beef:4dad::1\r\nSIGNAL HALT",
+            "",
+        ] {
+            assert_eq!(number(wrong), Err(CircuitError), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_circuit_is_closed() {
+        let (said, result) = talk("250 OK\r\n250 OK\r\n250 closing connection\r\n");
+        assert_eq!(said, "AUTHENTICATE abcd\r\nCLOSECIRCUIT 65538\r\nQUIT\r\n");
+        assert!(result.is_ok());
+    }
+
+    #[test]
+    fn a_circuit_that_is_gone_counts_as_closed() {
+        let (said, result) = talk("250 OK\r\n552 Unknown circuit \"65538\"\r\n");
+        assert!(result.is_ok() && said.ends_with("QUIT\r\n"));
+    }
+
+    #[test]
+    fn what_tor_refuses_is_an_error() {
+        for (answers, why) in [
+            (
+                "515 Authentication failed: Wrong length on authentication cookie.\r\n",
+                "515 Authentication failed",
+            ),
+            ("250 OK\r\n510 Unrecognized command\r\n", "closing circuit 65538: Tor answered: 510"),
+            ("250 OK\r\n", "Tor closed the connection"),
+            ("", "Tor closed the connection"),
+            ("gibberish\r\n", "Tor answered: gibberish"),
+        ] {
+            let error = format!("{:#}", talk(answers).1.unwrap_err());
+            assert!(error.contains(why), "{error}");
+        }
+        // Nothing is asked of a Tor that does not know us.
+        assert_eq!(talk("515 no\r\n").0, "AUTHENTICATE abcd\r\n");
+    }
+}
