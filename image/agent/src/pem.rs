@@ -18,7 +18,7 @@ const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 pub enum Pair {
     /// The appliance's own authority; its key never leaves the private folder.
     Authority,
-    /// For the mx service: signed by an authority that is thrown away, so that it names nothing but its address.
+    /// For the mx service: signed by itself, so that it names nothing but its address.
     Mx,
     /// For the client service: signed by the appliance's authority.
     Client,

@@ -94,3 +94,49 @@ fn a_secret_key_in_place_of_a_public_one_is_recognised() {
     let text = "[owner]\nrecovery_keys = [\"AGE-SECRET-KEY-1QQQ\"]\n";
     assert!(report(text).contains("SECRET"));
 }
+
+/// Settings reach configuration files unquoted.
+#[test]
+fn no_setting_takes_what_means_something_in_a_configuration_file() {
+    let settings = [
+        ("owner", "mailbox", "ada", false),
+        ("owner", "recovery_keys", "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj", true),
+        ("network", "address", "192.0.2.10/24", false),
+        ("network", "gateway", "192.0.2.1", false),
+        ("tor", "bridges", "obfs4 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 cert=abc", true),
+        ("tor", "vanity_prefix", "ada", false),
+        (
+            "tor.test_network",
+            "dir_authorities",
+            "test orport=5000 v3ident=14C131DFC5C6F93646BE72FA1401C02A8DF2E8B4 10.99.0.1:7000 9D2A",
+            true,
+        ),
+        ("admin", "lan_networks", "192.168.7.0/24", true),
+        ("time", "servers", "192.0.2.123", true),
+        ("mail", "quota", "2G", false),
+        ("mail", "imap", "onion", false),
+        ("network.wifi", "country", "DE", false),
+    ];
+    for (section, key, good, list) in settings {
+        let read = |value: &str| {
+            let value = toml::Value::from(value).to_string();
+            let value = if list { format!("[{value}]") } else { value };
+            let others = match key {
+                "address" => "gateway = \"192.0.2.1\"\n",
+                "gateway" => "address = \"192.0.2.10/24\"\n",
+                "country" => "ssid = \"home\"\npassphrase = \"correct horse\"\n",
+                _ => "",
+            };
+            settings::read(Settings::default(), &format!("[{section}]\n{others}{key} = {value}\n"))
+        };
+        assert!(read(good).is_ok(), "{key}: {good} is fine: {:?}", read(good));
+        for special in ["\n", "\r", "\t", "\u{7f}", "é", ";", "\"", "'", "`", "{", "}", "$", "\\", "#"] {
+            for wrong in
+                [format!("{good}{special}"), format!("{special}{good}"), format!("{good} {special} x")]
+            {
+                let problems = read(&wrong).expect_err(&format!("{key}: {wrong:?} was accepted"));
+                assert!(problems.iter().any(|problem| problem.message.starts_with(&format!("`{key}`"))));
+            }
+        }
+    }
+}

@@ -11,9 +11,9 @@
 //! Both keys are ECDSA on P-256, which every mail program knows. Signatures are deterministic (RFC 6979), so a
 //! weak generator at a later renewal cannot give the key away.
 //!
-//! A certificate shows all its names to whoever connects. Names that must not be linked, such as the public mail
-//! address and the owner's unlisted client service, need certificates of their own; the authority's certificate
-//! names them all and is never to be sent by a server.
+//! A certificate shows all its names to whoever connects, and an authority's certificate shows all that it may
+//! vouch for. So names that must not be linked do not share an authority: the owner's unlisted client service has
+//! one, and the public mail address has a certificate that is [signed by itself](Leaf::self_signed).
 
 mod authority;
 mod leaf;

@@ -31,7 +31,7 @@ proptest! {
     fn crypt_accepts_what_htpasswd_makes(password in "[ -~äöü€]{1,20}", seed: u8) {
         let line = htpasswd::line("aurelia", &password, &mut rng(seed)).unwrap();
         let hash = line.strip_prefix("aurelia:").unwrap();
-        prop_assert!(hash.starts_with("$2y$10$") && hash.len() == 60);
+        prop_assert!(hash.starts_with("$2y$05$") && hash.len() == 60);
         prop_assert_eq!(crypt(&password, hash), hash);
         prop_assert_ne!(crypt(&format!("{password}x"), hash), hash);
         prop_assert_eq!(htpasswd::verify(&line, &password), Ok(true));

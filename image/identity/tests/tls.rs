@@ -383,3 +383,38 @@ fn what_cannot_be_signed_is_refused() {
     let certificate = authority.certificate_pem().unwrap();
     assert!(matches!(Leaf::from_pem(&certificate, "-----BEGIN PRIVATE KEY-----"), Err(TlsError::Key)));
 }
+
+#[test]
+fn a_certificate_signed_by_itself_names_one_address_and_nothing_else() {
+    let [mx, client] = onions(11);
+    let leaf = Leaf::self_signed(mx, now(), &mut rng(5)).unwrap();
+    assert_eq!(tls::names(leaf.certificate_der()).unwrap(), [mx]);
+    assert!(matches!(renewal(now(), leaf.certificate_der()), Ok(Renewal::Fine { .. })));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("leaf.pem"), leaf.certificate_pem().unwrap()).unwrap();
+    let names =
+        openssl(folder.path(), &["x509", "-in", "leaf.pem", "-noout", "-subject", "-issuer"]).unwrap();
+    let name = mx.label();
+    assert_eq!(names.matches(&name).count(), 2, "subject and issuer are the address: {names}");
+    let text = openssl(folder.path(), &["x509", "-in", "leaf.pem", "-noout", "-text"]).unwrap();
+    assert!(!text.contains("Cipolla") && !text.contains(&client.label()), "{text}");
+    // Whoever trusts this very certificate can verify it.
+    std::fs::copy(folder.path().join("leaf.pem"), folder.path().join("authority.pem")).unwrap();
+    let at = seconds(now()).to_string();
+    let verdict = openssl(
+        folder.path(),
+        &[
+            "verify",
+            "-attime",
+            &at,
+            "-verify_hostname",
+            &mx.to_string(),
+            "-CAfile",
+            "authority.pem",
+            "leaf.pem",
+        ],
+    );
+    assert!(verdict.unwrap().contains("OK"));
+    let again = Leaf::from_pem(&leaf.certificate_pem().unwrap(), &leaf.key_pem().unwrap()).unwrap();
+    assert_eq!(again.fingerprint(), leaf.fingerprint());
+}

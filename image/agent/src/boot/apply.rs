@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use identity::client_auth::{ClientAuth, ClientName};
 use identity::onion::{OnionAddress, OnionKey};
 use identity::ssh::HostKey;
-use identity::tls::CertificateAuthority;
+use identity::tls::{CertificateAuthority, Leaf};
 use identity::vanity::{self, Outcome, VanityPrefix};
 use identity::{dovecot, htpasswd};
 use zeroize::Zeroizing;
@@ -187,9 +187,7 @@ fn issue(machine: &Machine<'_>, pair: Pair) -> Result<()> {
             (KeyAndCertificate { key: authority.key_pem()?, certificate }, Replace::Never)
         }
         Pair::Mx => {
-            let names = address(Onion::Mx)?;
-            let leaf =
-                CertificateAuthority::generate(&names, machine.now, rng)?.issue(&names, machine.now, rng)?;
+            let leaf = Leaf::self_signed(Onion::Mx.address(fs)?, machine.now, rng)?;
             let certificate = leaf.certificate_pem()?;
             (KeyAndCertificate { key: leaf.key_pem()?, certificate }, Replace::Allowed)
         }

@@ -60,7 +60,7 @@ impl Card {
             admin: Onion::Admin.address(fs)?,
             ssh: ssh.fingerprint(),
             authority: authority.authority()?.fingerprint(),
-            mail_programs: settings.mail.imap == Imap::On,
+            mail_programs: settings.mail.imap == Imap::Onion,
         })
     }
 

@@ -37,7 +37,7 @@
 //! [mail]
 //! message_size_mib = 25
 //! quota = "2G"                     # per mailbox: number and M, G or T
-//! imap = "on"                      # or "webmail-only": no mail programs, the safest
+//! imap = "onion"                   # mail programs reach the client onion; or "webmail-only", the safest
 //! ```
 
 pub mod load;
@@ -178,7 +178,7 @@ pub struct Mail {
 
 impl Default for Mail {
     fn default() -> Self {
-        Self { message_size_mib: 25, quota: "2G".to_owned(), imap: Imap::On }
+        Self { message_size_mib: 25, quota: "2G".to_owned(), imap: Imap::Onion }
     }
 }
 
@@ -186,8 +186,8 @@ impl Default for Mail {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Imap {
-    /// Mail programs on the owner's devices.
-    On,
+    /// Mail programs on the owner's devices, through the client onion.
+    Onion,
     /// The webmail on this machine only.
     WebmailOnly,
 }

@@ -178,9 +178,9 @@ fn mail(settings: &mut Settings, mut section: Reader<'_>) {
     set(&mut mail.message_size_mib, section.value("message_size_mib", |value| integer(value, 1, 200)));
     set(&mut mail.quota, section.text("quota", values::quota));
     let imap = section.text("imap", |text| match text {
-        "on" => Ok(Imap::On),
+        "onion" => Ok(Imap::Onion),
         "webmail-only" => Ok(Imap::WebmailOnly),
-        _ => Err(format!("{text:?} is neither \"on\" nor \"webmail-only\"")),
+        _ => Err(format!("{text:?} is neither \"onion\" nor \"webmail-only\"")),
     });
     set(&mut mail.imap, imap);
     section.finish();

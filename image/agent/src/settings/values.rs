@@ -8,6 +8,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Serialize, Serializer};
 
+/// What ends or quotes a value in one of the formats that templates write: torrc, main.cf, nftables, nginx, PHP.
+const SPECIAL: &str = "\"'`;#$\\{}";
+
 /// An IPv4 network: address and prefix length, host bits zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network4 {
@@ -83,9 +86,9 @@ pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IPv4 address; write it like 192.0.2.1"))
 }
 
-/// A line for torrc: printable ASCII without quotes, comment signs and line ends.
+/// A line for torrc: printable ASCII without what means something to Tor or to another program that reads it.
 fn torrc_line(text: &str) -> Result<(), String> {
-    match text.chars().find(|c| !matches!(c, ' '..='~') || matches!(c, '"' | '#' | '\\')) {
+    match text.chars().find(|c| !matches!(c, ' '..='~') || SPECIAL.contains(*c)) {
         Some(strange) => Err(format!("the character {strange:?} cannot be in such a line")),
         None if text.trim() != text || text.is_empty() => {
             Err("the line is empty or has spaces around it".into())

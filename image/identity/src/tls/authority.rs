@@ -83,7 +83,7 @@ impl CertificateAuthority {
             return Err(TlsError::NotPermitted(*name));
         }
         let validity = validity::of_leaf(now, self.pair.not_after())?;
-        Leaf::sign(&self.pair, names, validity, rng)
+        Leaf::sign(Some(&self.pair), names, validity, rng)
     }
 
     /// The addresses for which it can vouch.

@@ -1,11 +1,12 @@
 //! Server certificates.
 
-use super::{Fingerprint, Pair, TlsError, dns_name};
+use super::{Fingerprint, Pair, TlsError, dns_name, validity};
 use crate::onion::OnionAddress;
 use p256::ecdsa::{DerSignature, SigningKey};
 use p256::elliptic_curve::Generate;
 use rand_core::CryptoRng;
 use std::fmt;
+use std::time::SystemTime;
 use x509_cert::builder::profile::BuilderProfile;
 use x509_cert::builder::{self, Builder, CertificateBuilder};
 use x509_cert::certificate::TbsCertificate;
@@ -21,14 +22,29 @@ use x509_cert::spki::{SubjectPublicKeyInfo, SubjectPublicKeyInfoRef};
 use x509_cert::time::Validity;
 use zeroize::Zeroizing;
 
-/// A server certificate with its secret key, made by [`super::CertificateAuthority::issue`].
+/// A server certificate with its secret key, made by [`super::CertificateAuthority::issue`] or signed by itself.
 pub struct Leaf {
     pair: Pair,
 }
 
 impl Leaf {
+    /// Makes a certificate that nobody vouches for, with a new key: for a service whose clients know it by its
+    /// address alone. It names that address and nothing else; an authority's name in it would tell what kind of
+    /// appliance this is.
+    ///
+    /// # Errors
+    /// If `now` cannot be right.
+    pub fn self_signed<R: CryptoRng + ?Sized>(
+        name: OnionAddress,
+        now: SystemTime,
+        rng: &mut R,
+    ) -> Result<Self, TlsError> {
+        Self::sign(None, &[name], validity::of_self_signed(now)?, rng)
+    }
+
+    /// Signed by the authority or, without one, by itself.
     pub(super) fn sign<R: CryptoRng + ?Sized>(
-        authority: &Pair,
+        authority: Option<&Pair>,
         names: &[OnionAddress],
         validity: Validity,
         rng: &mut R,
@@ -36,13 +52,13 @@ impl Leaf {
         let first = names.first().ok_or(TlsError::NoNames)?;
         let key = SigningKey::generate_from_rng(rng);
         let public = SubjectPublicKeyInfo::from_key(key.verifying_key()).map_err(builder::Error::from)?;
-        let profile = LeafProfile {
-            issuer: authority.certificate.tbs_certificate().subject().clone(),
-            subject: format!("CN={first}").parse().map_err(TlsError::Certificate)?,
-            names,
-        };
+        let subject: Name = format!("CN={first}").parse().map_err(TlsError::Certificate)?;
+        let issuer =
+            authority.map_or(&subject, |authority| authority.certificate.tbs_certificate().subject()).clone();
+        let profile = LeafProfile { issuer, subject, names };
         let builder = CertificateBuilder::new(profile, SerialNumber::generate(rng), validity, public)?;
-        let certificate = builder.build::<_, DerSignature>(&authority.key)?;
+        let signer = authority.map_or(&key, |authority| &authority.key);
+        let certificate = builder.build::<_, DerSignature>(signer)?;
         Ok(Self { pair: Pair::new(key, certificate)? })
     }
 

@@ -99,6 +99,12 @@ pub(super) fn of_leaf(now: SystemTime, authority_end: SystemTime) -> Result<Vali
     span(begin.max(ca_not_before()), end.min(authority_end))
 }
 
+/// The validity of a server certificate made now that needs no authority.
+pub(super) fn of_self_signed(now: SystemTime) -> Result<Validity, TlsError> {
+    let end = midnight(now)?.checked_add(DAY * LEAF_DAYS).ok_or(TlsError::Clock)?;
+    of_leaf(now, end)
+}
+
 /// The last midnight, if the clock can be right.
 fn midnight(now: SystemTime) -> Result<SystemTime, TlsError> {
     let days = now.duration_since(ca_not_before()).map_err(|_| TlsError::Clock)?.as_secs() / DAY.as_secs();
