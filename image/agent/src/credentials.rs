@@ -31,14 +31,20 @@ impl Credential {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Mailbox, Self::Web, Self::Admin];
 
-    /// Its file.
+    /// Its name in paths.
     #[must_use]
-    pub fn path(self) -> Utf8PathBuf {
-        Utf8Path::new(paths::CREDENTIALS).join(match self {
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Mailbox => "mailbox",
             Self::Web => "web",
             Self::Admin => "admin",
-        })
+        }
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn path(self) -> Utf8PathBuf {
+        Utf8Path::new(paths::CREDENTIALS).join(self.name())
     }
 
     /// Makes the secret and stores it. An existing one stays and is an error.

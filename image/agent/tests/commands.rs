@@ -156,3 +156,24 @@ fn a_mailbox_gets_more_room() {
     user::quota(&machine, "ada", None).unwrap();
     assert_eq!(user::list(&machine).unwrap()[0].quota, None);
 }
+
+#[test]
+fn a_login_shows_what_waits_once_and_forgets_nothing() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let password = text(&fs, "/var/lib/cipolla/private/credentials/mailbox");
+    let first = credentials::greet(&machine).unwrap().unwrap();
+    assert!(first.text.contains(&password) && first.text.contains("type: cipolla ack"));
+    assert!(!format!("{first:?}").contains(&password));
+    // The line broke before it was on the screen: it comes again.
+    assert!(credentials::greet(&machine).unwrap().unwrap().text.contains(&password));
+    credentials::greeted(&machine, &first).unwrap();
+    let second = credentials::greet(&machine).unwrap().unwrap();
+    assert!(!second.text.contains(&password) && second.text.contains("show-credentials"));
+    credentials::greeted(&machine, &second).unwrap();
+    assert!(credentials::show(&machine).unwrap().contains(&password), "nothing was forgotten");
+    assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0, "the next start has nothing to do about it");
+    credentials::acknowledge(&machine).unwrap();
+    assert!(credentials::greet(&machine).unwrap().is_none());
+}

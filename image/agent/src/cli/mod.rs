@@ -65,6 +65,9 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Show what waits for the owner. For /etc/profile.d only.
+    #[command(hide = true)]
+    Greet,
     #[command(flatten)]
     Serve(serve::Serve),
     /// Mount the writable parts of the root file system. For the initramfs only.

@@ -95,6 +95,12 @@ fn owner(cli: &Cli, command: &Command, machine: &Machine<'_>) -> Result<ExitCode
             };
             print(cli, &forgotten, said)?;
         }
+        Command::Greet => {
+            if let Some(greeting) = credentials::greet(machine)? {
+                print(cli, &greeting.text.as_str(), &greeting.text)?;
+                credentials::greeted(machine, &greeting)?;
+            }
+        }
         Command::Access(command) => access(cli, command, machine)?,
         Command::User(command) => user(cli, command, machine)?,
         Command::Settings(command) => return settings(cli, command, machine),
