@@ -2,6 +2,7 @@
 
 mod run;
 mod serve;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,8 @@ enum Command {
     /// Look at the owner's settings, try new ones, put them into effect.
     #[command(subcommand)]
     Settings(Settings),
+    #[command(flatten)]
+    Upkeep(upkeep::Upkeep),
     /// Make what this start needs: keys, identity, configuration. Runs before the network at every start.
     ///
     /// Keys that are there are never replaced; with everything in place it says "nothing to do".

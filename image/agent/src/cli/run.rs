@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Access, Cli, Command, Settings, User, serve};
+use super::{Access, Cli, Command, Settings, User, serve, upkeep};
 use crate::boot_partition::{MountedBootPartition, NoBootPartition};
 use crate::commands::{access, credentials, settings, status, user};
 use crate::fs::RealFs;
@@ -107,6 +107,7 @@ fn owner(cli: &Cli, command: &Command, machine: &Machine<'_>) -> Result<ExitCode
         Command::Boot { .. } | Command::Initrd { .. } | Command::Serve(_) => {
             bail!("this is not a command for owners")
         }
+        Command::Upkeep(command) => return upkeep::run(cli, command, machine),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -194,7 +195,7 @@ fn read_file(path: &Utf8Path) -> Result<Zeroizing<Vec<u8>>> {
     std::fs::read(path).map(Zeroizing::new).with_context(|| format!("opening settings {path}"))
 }
 
-fn print(cli: &Cli, value: &impl Serialize, text: &str) -> Result<()> {
+pub(super) fn print(cli: &Cli, value: &impl Serialize, text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if cli.json {
         let json = Zeroizing::new(serde_json::to_string_pretty(value).context("writing JSON")?);
@@ -205,14 +206,14 @@ fn print(cli: &Cli, value: &impl Serialize, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn need_root(doing: &str) -> Result<()> {
+pub(super) fn need_root(doing: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
     bail!("{doing} needs root; try: sudo cipolla …, or log in as root")
 }
 
-fn confirm(question: &str) -> Result<bool> {
+pub(super) fn confirm(question: &str) -> Result<bool> {
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("reading the answer")?;

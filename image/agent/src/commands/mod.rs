@@ -2,8 +2,10 @@
 //! command line prints it.
 
 pub mod access;
+pub mod bans;
 pub mod credentials;
 pub mod services;
 pub mod settings;
 pub mod status;
 pub mod user;
+pub mod verify;

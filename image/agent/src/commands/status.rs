@@ -209,7 +209,7 @@ fn configuration(machine: &Machine<'_>, accounts: &Accounts, report: &mut Report
 }
 
 /// A time as `2026-11-21 21:23 UTC`. Days become dates by counting from 1 March, so that leap days come last.
-fn utc(seconds: u64) -> String {
+pub(super) fn utc(seconds: u64) -> String {
     let (days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
     // Days since 0000-03-01; 400 years have 146097 days.
     let days = days + 719_468;

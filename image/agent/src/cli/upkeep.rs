@@ -1,0 +1,103 @@
+//! The commands that look after a running appliance: what there is to type, and what it runs.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use super::Cli;
+use super::run::{confirm, need_root, print};
+use crate::commands::{bans, verify};
+use crate::machine::Machine;
+
+/// The exit status for "it works, and it found something", which is neither an error (1) nor bad usage (2).
+const FOUND: u8 = 3;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Upkeep {
+    /// Show who is held off for guessing passwords or breaking rules, since when and until when.
+    ///
+    /// Most offenders are Tor circuits: their circuit was closed, and the number means nothing after Tor restarts.
+    /// Addresses appear only if SSH is open to a network of yours.
+    #[command(after_help = "Examples:\n  cipolla bans\n  cipolla bans --json")]
+    Bans,
+    /// Lift the ban on one client, or on all of them.
+    ///
+    /// A circuit that was closed does not come back: its owner connects again and is a new client.
+    #[command(after_help = "Examples:\n  \
+        cipolla unban 192.168.1.7    # you mistyped your SSH key's name once too often\n  \
+        cipolla unban --all")]
+    Unban {
+        /// The address, as `cipolla bans` shows it.
+        #[arg(required_unless_present = "all")]
+        address: Option<IpAddr>,
+        /// All of them.
+        #[arg(long, conflicts_with = "address")]
+        all: bool,
+    },
+    /// Compare configuration and keys with the record of how they were, and say what changed.
+    ///
+    /// The root file system cannot change. This is about what can, and should only when you change it: /etc, keys,
+    /// mailbox tables, /root. A timer compares every day and the digest tells of it.
+    ///
+    /// Exit status 0: as recorded, 1: could not be compared, 3: something changed.
+    #[command(after_help = "Examples:\n  \
+        cipolla verify               # after three quiet weeks: did anything change?\n  \
+        cipolla verify --accept      # after cipolla user add: yes, that was me")]
+    Verify {
+        /// Make what is there now the new record, after showing it and asking.
+        #[arg(long)]
+        accept: bool,
+        /// Do not ask.
+        #[arg(long, requires = "accept")]
+        yes: bool,
+    },
+}
+
+pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<ExitCode> {
+    match command {
+        Upkeep::Bans => {
+            need_root("asking who is banned")?;
+            let bans = bans::list(machine)?;
+            print(cli, &bans, &bans.text())?;
+        }
+        Upkeep::Unban { address, .. } => {
+            need_root("lifting bans")?;
+            let lifted = match address {
+                Some(address) => bans::unban(machine, *address)?,
+                None => bans::unban_all(machine)?,
+            };
+            let said = match lifted {
+                0 => "nobody was banned by that name; see: cipolla bans".to_owned(),
+                1 => "one ban is lifted".to_owned(),
+                n => format!("{n} bans are lifted"),
+            };
+            print(cli, &lifted, &said)?;
+        }
+        Upkeep::Verify { accept, yes } => {
+            need_root("comparing with the record")?;
+            return verify(cli, machine, *accept, *yes);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(cli: &Cli, machine: &Machine<'_>, accept: bool, yes: bool) -> Result<ExitCode> {
+    if !accept {
+        let comparison = verify::check(machine)?;
+        print(cli, &comparison, &comparison.text())?;
+        return Ok(if comparison.is_unchanged() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) });
+    }
+    let (comparison, accepted) = verify::accept(machine, &mut |comparison| {
+        eprintln!("{}", comparison.text());
+        Ok(yes || confirm("Is all of this your doing?")?)
+    })?;
+    let said = match (accepted, comparison.is_unchanged()) {
+        (true, _) => "this is the record from now on".to_owned(),
+        (false, true) => comparison.text(),
+        (false, false) => "the old record stays".to_owned(),
+    };
+    print(cli, &accepted, &said)?;
+    Ok(if accepted || comparison.is_unchanged() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+}
