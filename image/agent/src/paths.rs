@@ -49,6 +49,8 @@ pub const BOOT_WELCOME: &str = "/run/cipolla/boot/WELCOME.txt";
 pub const BOOT_CREDENTIALS: &str = "/run/cipolla/boot/credentials.age";
 /// What getty shows above the login prompt.
 pub const CONSOLE: &str = "/run/cipolla/issue";
+/// What the watch over Tor remembers.
+pub const WATCH: &str = "/run/cipolla/watch.json";
 /// Defaults of this image.
 pub const DEFAULTS: &str = "/usr/lib/cipolla/defaults.toml";
 /// Templates, each under its target's path.

@@ -2,7 +2,7 @@
 //!
 //! A unix socket, authenticated with Tor's cookie; nothing here leaves the machine.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -66,6 +66,49 @@ pub fn connect() -> Result<(UnixStream, BufReader<UnixStream>)> {
     Ok((stream, reader))
 }
 
+/// An authenticated conversation, for more than one question.
+pub(crate) struct Conversation {
+    stream: UnixStream,
+    reader: BufReader<UnixStream>,
+}
+
+impl Conversation {
+    /// Connects and authenticates.
+    ///
+    /// # Errors
+    /// When Tor does not run or does not answer.
+    pub(crate) fn open() -> Result<Self> {
+        let (mut stream, mut reader) = connect()?;
+        authenticate(&mut reader, &mut stream, &cookie()?)?;
+        Ok(Self { stream, reader })
+    }
+
+    /// Sends one command and returns the lines of its answer.
+    ///
+    /// # Errors
+    /// When Tor refuses it or does not answer.
+    pub(crate) fn ask(&mut self, command: &str) -> Result<Vec<String>> {
+        Ok(exchange(&mut self.reader, &mut self.stream, command)?.good()?.lines)
+    }
+
+    /// The next event that was subscribed to (`SETEVENTS`), or `None` after `patience`.
+    ///
+    /// # Errors
+    /// When Tor closes the connection.
+    pub(crate) fn event(&mut self, patience: Duration) -> Result<Option<String>> {
+        self.stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line);
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        match read {
+            Ok(0) => bail!("Tor closed the connection"),
+            Ok(_) => Ok(Some(line.trim_end().to_owned())),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+            Err(error) => Err(error).context("listening to Tor"),
+        }
+    }
+}
+
 /// What proves to Tor that its files may be read.
 ///
 /// # Errors
@@ -97,6 +140,10 @@ pub fn exchange(input: &mut impl BufRead, output: &mut impl Write, command: &str
             bail!("Tor closed the connection");
         }
         let line = line.trim_end().to_owned();
+        // An event may come in between; whoever waits for one asks again.
+        if line.starts_with("650") {
+            continue;
+        }
         let code = line.get(..3).and_then(|code| code.parse().ok());
         let (Some(code), Some(separator @ (b' ' | b'-'))) = (code, line.as_bytes().get(3)) else {
             bail!("Tor answered: {line}");

@@ -132,7 +132,7 @@ fn assert_within(wanted: &Value, ours: &Value, place: &str) {
 
 /// Compares the files that `matters` picks with the golden ones; both sides must have the same.
 fn compare(context: &str, text: &str, matters: fn(&Utf8Path) -> bool) {
-    let image = Image::new(context, &["mail", "web"]);
+    let image = Image::new(context, &["common", "mail", "web"]);
     let settings = settings::read(Settings::default(), text).unwrap();
     assert_within(&image.context["settings"], &serde_json::to_value(&settings).unwrap(), "settings");
     let folder = repository().join("tests/golden/config").join(context);

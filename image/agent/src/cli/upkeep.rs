@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use super::Cli;
 use super::run::{confirm, need_root, print};
-use crate::commands::{bans, verify};
+use crate::commands::{bans, verify, watch};
 use crate::machine::Machine;
 
 /// The exit status for "it works, and it found something", which is neither an error (1) nor bad usage (2).
@@ -30,11 +30,14 @@ pub(super) enum Upkeep {
         cipolla unban --all")]
     Unban {
         /// The address, as `cipolla bans` shows it.
-        #[arg(required_unless_present = "all")]
+        #[arg(required_unless_present_any = ["all", "circuits"])]
         address: Option<IpAddr>,
         /// All of them.
         #[arg(long, conflicts_with = "address")]
         all: bool,
+        /// All circuits: after a restart of Tor their numbers mean nothing.
+        #[arg(long, conflicts_with_all = ["address", "all"])]
+        circuits: bool,
     },
     /// Compare configuration and keys with the record of how they were, and say what changed.
     ///
@@ -53,6 +56,21 @@ pub(super) enum Upkeep {
         #[arg(long, requires = "accept")]
         yes: bool,
     },
+    /// Look whether the onion services can be reached from the Tor network, and mend it if not.
+    ///
+    /// A timer runs this every five minutes. If a service stays away, Tor is first reloaded, then restarted, and if
+    /// that does not help either, `cipolla status` and the digest say so. Everything is looked at every half an hour
+    /// and while something is wrong; in between, whether Tor is connected.
+    ///
+    /// Exit status 0: nothing is known to be wrong, 1: it could not look, 3: something is wrong.
+    #[command(after_help = "Examples:\n  \
+        cipolla watch --look         # can I be reached? changes nothing, takes up to some minutes\n  \
+        cipolla watch                # what the timer does")]
+    Watch {
+        /// Look at everything now, and change nothing.
+        #[arg(long)]
+        look: bool,
+    },
 }
 
 pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<ExitCode> {
@@ -62,10 +80,11 @@ pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<
             let bans = bans::list(machine)?;
             print(cli, &bans, &bans.text())?;
         }
-        Upkeep::Unban { address, .. } => {
+        Upkeep::Unban { address, circuits, .. } => {
             need_root("lifting bans")?;
             let lifted = match address {
                 Some(address) => bans::unban(machine, *address)?,
+                None if *circuits => bans::unban_circuits(machine)?,
                 None => bans::unban_all(machine)?,
             };
             let said = match lifted {
@@ -78,6 +97,16 @@ pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<
         Upkeep::Verify { accept, yes } => {
             need_root("comparing with the record")?;
             return verify(cli, machine, *accept, *yes);
+        }
+        Upkeep::Watch { look } => {
+            need_root("looking after Tor")?;
+            let seen = if *look {
+                watch::look(machine)?
+            } else {
+                watch::run(machine, &mut |line| eprintln!("{line}"))?.0
+            };
+            print(cli, &seen, &seen.to_string())?;
+            return Ok(if seen.is_well() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) });
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -131,17 +131,23 @@ fn firewall(machine: &Machine<'_>) -> Result<Vec<Dropped>> {
     dropped(&ran.stdout)
 }
 
-/// Asks who is held off.
-///
-/// # Errors
-/// When fail2ban or the firewall does not answer, or not as expected.
-pub fn list(machine: &Machine<'_>) -> Result<Bans> {
+/// The jails, and whom fail2ban holds.
+fn held(machine: &Machine<'_>) -> Result<(Vec<String>, Vec<Ban>)> {
     let status = client(machine, &["status"])?;
     let jails = jails(&status).with_context(|| format!("fail2ban names no jails: {status}"))?;
     let mut held = Vec::new();
     for jail in &jails {
         held.extend(bans(jail, &client(machine, &["get", jail, "banip", "--with-time"])?)?);
     }
+    Ok((jails, held))
+}
+
+/// Asks who is held off.
+///
+/// # Errors
+/// When fail2ban or the firewall does not answer, or not as expected.
+pub fn list(machine: &Machine<'_>) -> Result<Bans> {
+    let (jails, held) = held(machine)?;
     Ok(Bans { jails, held, dropped: firewall(machine)? })
 }
 
@@ -204,6 +210,19 @@ pub fn unban_all(machine: &Machine<'_>) -> Result<usize> {
         forget(machine, dropped.address)?;
     }
     Ok(lifted + left.len())
+}
+
+/// Lifts the bans on circuits, whose numbers mean nothing once Tor was restarted: they would keep a new offender of
+/// the same number from being banned. Returns how many there were.
+///
+/// # Errors
+/// As [`unban`].
+pub fn unban_circuits(machine: &Machine<'_>) -> Result<usize> {
+    let circuits: Vec<_> = held(machine)?.1.into_iter().filter(|ban| ban.circuit.is_some()).collect();
+    for ban in &circuits {
+        client(machine, &["unban", &ban.address.to_string()])?;
+    }
+    Ok(circuits.len())
 }
 
 fn forget(machine: &Machine<'_>, address: IpAddr) -> Result<()> {

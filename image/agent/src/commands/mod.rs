@@ -9,3 +9,4 @@ pub mod settings;
 pub mod status;
 pub mod user;
 pub mod verify;
+pub mod watch;

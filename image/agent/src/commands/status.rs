@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::accounts::Accounts;
 use crate::boot::facts::roles;
+use crate::commands::watch;
 use crate::credentials::Credential;
 use crate::image::Image;
 use crate::machine::Machine;
@@ -118,6 +119,7 @@ fn identity(machine: &Machine<'_>, report: &mut Report) -> Result<()> {
     for credential in Credential::ALL {
         report.unacknowledged |= machine.fs.entry(&credential.path())?.is_some();
     }
+    report.problems.extend(watch::problem(machine.fs)?);
     match tor_control::bootstrap() {
         Ok(percent) => {
             report.tor_bootstrap = Some(percent);

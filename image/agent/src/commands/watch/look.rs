@@ -1,0 +1,231 @@
+//! Looking at the services from the outside, through Tor.
+//!
+//! For each service: is its descriptor in the network (`HSFETCH` and the events `HS_DESC`, control-spec)? That
+//! answers for services with client authorization, too, since the outer layer needs no key. The public one is also
+//! connected to, through Tor's own SOCKS socket, until its greeting is there.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::plan::{Seen, Service};
+use crate::fs::Fs;
+use crate::onions::Onion;
+use crate::tor_control::{self, Conversation};
+
+/// `SocksPort` in torrc: in Tor's own folder, which nobody else can enter.
+const SOCKS: &str = "/var/lib/tor/socks";
+/// How long the network's relays are waited for.
+const FETCH_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection to oneself may take, in both directions through Tor.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Whether Tor is connected, without asking the network.
+pub(super) fn connection() -> Seen {
+    match tor_control::bootstrap() {
+        Err(error) => Seen::Silent(format!("{error:#}")),
+        Ok(percent) if percent < 100 => Seen::Connecting(percent),
+        Ok(_) => Seen::Connected(Vec::new()),
+    }
+}
+
+/// Whether Tor is connected and all services can be reached.
+///
+/// # Errors
+/// When the appliance's own addresses cannot be read.
+pub(super) fn everything(fs: &dyn Fs) -> Result<Seen> {
+    let seen = connection();
+    if seen != Seen::Connected(Vec::new()) {
+        return Ok(seen);
+    }
+    let mut services = Vec::new();
+    for onion in Onion::ALL {
+        let address = onion.address(fs)?.to_string();
+        let mut service = descriptor(&address).unwrap_or_else(|error| Service::Unknown(format!("{error:#}")));
+        if onion == Onion::Mx && service == Service::Reachable {
+            service = greeting(&address)
+                .map_or_else(|error| Service::Unreachable(format!("{error:#}")), |()| Service::Reachable);
+        }
+        services.push((onion.name().to_owned(), service));
+    }
+    Ok(Seen::Connected(services))
+}
+
+/// Whether the network has the service's descriptor.
+fn descriptor(address: &str) -> Result<Service> {
+    let name = address.trim_end_matches(".onion");
+    let mut tor = Conversation::open()?;
+    tor.ask("SETEVENTS HS_DESC")?;
+    tor.ask(&format!("HSFETCH {name}"))?;
+    let deadline = Instant::now() + FETCH_PATIENCE;
+    let mut answers = Answers::default();
+    while let Some(event) = tor.event(deadline.saturating_duration_since(Instant::now()))? {
+        if let Some(service) = answers.hear(&event, name) {
+            return Ok(service);
+        }
+    }
+    Ok(answers.verdict())
+}
+
+/// What relays said about one descriptor.
+#[derive(Debug, Default)]
+struct Answers {
+    /// How many do not have it.
+    without: usize,
+    /// What else was said last.
+    other: Option<String>,
+}
+
+impl Answers {
+    /// Hears one event: `650 HS_DESC ACTION ADDRESS AUTH RELAY [ID] [REASON=…]`. Says the result once it is known.
+    fn hear(&mut self, event: &str, name: &str) -> Option<Service> {
+        let mut words = event.split(' ');
+        let (Some("650"), Some("HS_DESC"), Some(action), Some(address)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return None;
+        };
+        if address != name {
+            return None;
+        }
+        let reason = words.find_map(|word| word.strip_prefix("REASON=")).unwrap_or("UNKNOWN");
+        match (action, reason) {
+            ("RECEIVED", _) => return Some(Service::Reachable),
+            // Relays are asked one after the other; this is the end of the list.
+            ("FAILED", "QUERY_NO_HSDIR") => return Some(self.verdict()),
+            ("FAILED", "NOT_FOUND") => self.without += 1,
+            ("FAILED", other) => self.other = Some(other.to_ascii_lowercase().replace('_', " ")),
+            _ => {}
+        }
+        None
+    }
+
+    fn verdict(&self) -> Service {
+        match (self.without, &self.other) {
+            (0, None) => Service::Unknown("no relay answered".into()),
+            (0, Some(other)) => Service::Unknown(other.clone()),
+            (n, _) => Service::Unreachable(format!("its descriptor is not published; {n} relays were asked")),
+        }
+    }
+}
+
+/// Connects to the public service through Tor and reads the mail server's greeting.
+fn greeting(address: &str) -> Result<()> {
+    let mut stream = UnixStream::connect(SOCKS).with_context(|| format!("connecting to {SOCKS}"))?;
+    stream.set_read_timeout(Some(CONNECT_PATIENCE))?;
+    stream.set_write_timeout(Some(CONNECT_PATIENCE))?;
+    socks(&mut stream, address, 25)?;
+    let mut greeting = [0; 4];
+    stream.read_exact(&mut greeting).context("the mail server does not greet")?;
+    if &greeting != b"220 " {
+        bail!("the mail server greets with {}", String::from_utf8_lossy(&greeting).trim());
+    }
+    // A client that leaves without a word would be counted as a broken one.
+    stream.write_all(b"QUIT\r\n").context("leaving the mail server")
+}
+
+/// Asks a SOCKS 5 server for a connection (RFC 1928, RFC 1929).
+fn socks(stream: &mut (impl Read + Write), host: &str, port: u16) -> Result<()> {
+    const TALKING: &str = "talking to Tor's SOCKS socket";
+    // Streams with a user of their own get a circuit of their own (IsolateSOCKSAuth).
+    stream.write_all(&[5, 1, 2]).context(TALKING)?;
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).context(TALKING)?;
+    if answer != [5, 2] {
+        bail!("Tor's SOCKS socket takes no user name");
+    }
+    stream.write_all(b"\x01\x05watch\x01x").context(TALKING)?;
+    stream.read_exact(&mut answer).context(TALKING)?;
+    let length = u8::try_from(host.len()).context("the address is too long")?;
+    let request = [&[5, 1, 0, 3, length], host.as_bytes(), &port.to_be_bytes()].concat();
+    stream.write_all(&request).context(TALKING)?;
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).context("Tor did not get through in time")?;
+    match head[1] {
+        0 => {}
+        // Tor's own meanings: proposal 304, given here because they also serve without `ExtendedErrors`.
+        1 => bail!("Tor could not connect"),
+        4 => bail!("Tor could not find or reach the service"),
+        5 => bail!("the service refuses the connection: its program does not listen"),
+        6 => bail!("the connection through Tor took too long"),
+        other => bail!("Tor could not connect (SOCKS answer {other})"),
+    }
+    let rest = if head[3] == 4 { 18 } else { 6 };
+    stream.read_exact(&mut [0; 18][..rest]).context(TALKING)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    const NAME: &str = "fa4ihb4fp3vmfksp4qhv5hurrjofv4cmfuwjh6f6qlgculvns274vdid";
+
+    fn hear(events: &[&str]) -> (Option<Service>, Service) {
+        let mut answers = Answers::default();
+        let result = events.iter().find_map(|event| answers.hear(&event.replace("NAME", NAME), NAME));
+        (result, answers.verdict())
+    }
+
+    #[test]
+    fn a_received_descriptor_is_enough() {
+        let (result, _) = hear(&[
+            "650 HS_DESC REQUESTED NAME NO_AUTH $AB~relay0 id HSDIR_INDEX=00",
+            "650 HS_DESC FAILED NAME NO_AUTH $AB~relay0 id REASON=NOT_FOUND",
+            "650 HS_DESC UPLOADED other UNKNOWN $CD~relay1",
+            "650 HS_DESC RECEIVED NAME NO_AUTH $CD~relay1 id",
+        ]);
+        assert_eq!(result, Some(Service::Reachable));
+    }
+
+    #[test]
+    fn a_descriptor_that_nobody_has_is_missing() {
+        let not_found = "650 HS_DESC FAILED NAME NO_AUTH $AB~relay0 id REASON=NOT_FOUND";
+        let end = "650 HS_DESC FAILED NAME NO_AUTH UNKNOWN REASON=QUERY_NO_HSDIR";
+        let (result, _) = hear(&[not_found, not_found, end]);
+        assert!(matches!(result, Some(Service::Unreachable(why)) if why.contains("2 relays")));
+        let (result, verdict) = hear(&[not_found]);
+        assert!(result.is_none() && matches!(verdict, Service::Unreachable(_)));
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_is_none() {
+        let (result, _) = hear(&["650 HS_DESC FAILED NAME NO_AUTH UNKNOWN REASON=QUERY_NO_HSDIR"]);
+        assert!(matches!(result, Some(Service::Unknown(_))), "asked too often");
+        let (_, verdict) = hear(&["650 HS_DESC FAILED NAME NO_AUTH $AB~r id REASON=UNEXPECTED"]);
+        assert_eq!(verdict, Service::Unknown("unexpected".into()));
+        assert!(matches!(hear(&[]).1, Service::Unknown(_)));
+    }
+
+    struct Peer(io::Cursor<Vec<u8>>, Vec<u8>);
+
+    impl Read for Peer {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            self.1.write(buffer)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn socks_is_spoken() {
+        let peer = |answer: &[u8]| Peer(io::Cursor::new(answer.to_vec()), Vec::new());
+        let mut good = peer(b"\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00");
+        socks(&mut good, "a.onion", 25).unwrap();
+        assert_eq!(good.1, b"\x05\x01\x02\x01\x05watch\x01x\x05\x01\x00\x03\x07a.onion\x00\x19");
+        let error = socks(&mut peer(b"\x05\x02\x01\x00\x05\x04\x00\x01"), "a.onion", 25).unwrap_err();
+        assert!(error.to_string().contains("reach the service"), "{error}");
+        assert!(socks(&mut peer(b"\x05\xff"), "a.onion", 25).is_err());
+    }
+}

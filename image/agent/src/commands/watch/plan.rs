@@ -1,0 +1,290 @@
+//! From what was seen to the next step: pure, times as arguments.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+const MINUTE: u64 = 60;
+/// A look at everything is repeated after this time, in seconds; in between, whether Tor is connected is enough.
+/// Each costs circuits of our own, and the network's relays answer the same question once in 15 minutes.
+const PROOF_LASTS: u64 = 30 * MINUTE;
+/// How long a trouble must last before the first step, in seconds: longer than one round of the timer.
+const BEFORE_REFRESH: u64 = 4 * MINUTE;
+/// A connection that is not there yet gets more time: often it is the network that is away.
+const BEFORE_REFRESH_UNCONNECTED: u64 = 30 * MINUTE;
+const BEFORE_RESTART: u64 = 15 * MINUTE;
+const BEFORE_REPORT: u64 = 15 * MINUTE;
+/// From then on Tor is restarted again in this rhythm, in seconds.
+const BETWEEN_RESTARTS: u64 = 6 * 60 * MINUTE;
+/// So many past steps are remembered.
+const HISTORY: usize = 40;
+
+/// Whether a service can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// Its descriptor was found in the network and, if it is public, it answered.
+    Reachable,
+    /// It was asked for in vain, for this reason.
+    Unreachable(String),
+    /// It could not be found out, for this reason.
+    Unknown(String),
+}
+
+/// What was seen at one look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seen {
+    /// Tor does not answer at its control socket.
+    Silent(String),
+    /// Tor is not connected; so far it is at this percentage.
+    Connecting(u8),
+    /// Tor is connected, and these are the services that were looked at; none if nobody looked.
+    Connected(Vec<(String, Service)>),
+}
+
+/// What can be done, from the least to the most disturbing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Tor reads its configuration again and takes new circuits.
+    Refresh,
+    /// Tor is restarted; all connections end.
+    Restart,
+    /// The owner has to know.
+    Report,
+}
+
+impl Step {
+    /// What is being done, for the journal and the digest.
+    #[must_use]
+    pub const fn doing(self) -> &'static str {
+        match self {
+            Self::Refresh => "reloading Tor and asking for new circuits",
+            Self::Restart => "restarting Tor",
+            Self::Report => "telling the owner",
+        }
+    }
+}
+
+/// A trouble that lasts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// What it is now.
+    pub what: String,
+    /// The last step, if one was taken.
+    pub step: Option<Step>,
+    /// When it was taken.
+    pub step_at: u64,
+}
+
+/// A step that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// What.
+    pub step: Step,
+    /// Why.
+    pub why: String,
+}
+
+/// What is kept from one look to the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// When all services were last seen to be reachable, in seconds since 1970.
+    pub proved: Option<u64>,
+    /// What is wrong.
+    pub trouble: Option<Trouble>,
+    /// The last steps, the latest at the end.
+    pub taken: Vec<Taken>,
+}
+
+impl Memory {
+    /// Whether it is time to look at everything.
+    #[must_use]
+    pub fn must_prove(&self, now: u64) -> bool {
+        // A clock that was set back makes the proof worthless.
+        let fresh = |proved| (proved..proved + PROOF_LASTS).contains(&now);
+        self.trouble.is_some() || !self.proved.is_some_and(fresh)
+    }
+}
+
+/// What is wrong, if it is known that something is.
+fn wrong(seen: &Seen) -> Option<String> {
+    match seen {
+        Seen::Silent(why) => Some(format!("Tor does not answer ({why})")),
+        Seen::Connecting(percent) => Some(format!("Tor is not connected ({percent} %)")),
+        Seen::Connected(services) => {
+            let lost = services.iter().filter_map(|(name, service)| match service {
+                Service::Unreachable(why) => Some(format!("{name} cannot be reached ({why})")),
+                Service::Reachable | Service::Unknown(_) => None,
+            });
+            let lost: Vec<_> = lost.collect();
+            (!lost.is_empty()).then(|| lost.join(", "))
+        }
+    }
+}
+
+/// Decides what to remember and which step to take.
+#[must_use]
+pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step>) {
+    let Some(what) = wrong(seen) else {
+        let Seen::Connected(services) = seen else { return (memory, None) };
+        let reachable = |(_, service): &(String, Service)| *service == Service::Reachable;
+        // Nothing new about a trouble is no end of it, unless the trouble was the connection alone.
+        if !services.is_empty() && services.iter().all(reachable) {
+            memory.proved = Some(now);
+            memory.trouble = None;
+        }
+        return (memory, None);
+    };
+    let trouble = match memory.trouble.take() {
+        // A clock that was set back starts the waiting anew.
+        Some(trouble) if trouble.since <= now && trouble.step_at <= now => Trouble { what, ..trouble },
+        _ => Trouble { since: now, what, step: None, step_at: now },
+    };
+    let waited = now - trouble.step_at;
+    let step = match (trouble.step, seen) {
+        // Who does not answer cannot be asked to reload.
+        (None, Seen::Silent(_)) => (waited >= BEFORE_REFRESH).then_some(Step::Restart),
+        (None, Seen::Connecting(_)) => (waited >= BEFORE_REFRESH_UNCONNECTED).then_some(Step::Refresh),
+        (None, Seen::Connected(_)) => (waited >= BEFORE_REFRESH).then_some(Step::Refresh),
+        (Some(Step::Refresh), _) => (waited >= BEFORE_RESTART).then_some(Step::Restart),
+        (Some(Step::Restart), _) if !reported(&memory, &trouble) => {
+            (waited >= BEFORE_REPORT).then_some(Step::Report)
+        }
+        (Some(Step::Restart | Step::Report), _) => (waited >= BETWEEN_RESTARTS).then_some(Step::Restart),
+    };
+    let trouble = match step {
+        Some(step) => Trouble { step: Some(step), step_at: now, ..trouble },
+        None => trouble,
+    };
+    if let Some(step) = step {
+        memory.taken.push(Taken { at: now, step, why: trouble.what.clone() });
+        let surplus = memory.taken.len().saturating_sub(HISTORY);
+        memory.taken.drain(..surplus);
+    }
+    memory.trouble = Some(trouble);
+    (memory, step)
+}
+
+/// Whether the owner was told of this trouble.
+fn reported(memory: &Memory, trouble: &Trouble) -> bool {
+    memory.taken.iter().any(|taken| taken.step == Step::Report && taken.at >= trouble.since)
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected(services) if services.is_empty() => write!(f, "Tor is connected"),
+            Self::Connected(services) => {
+                for (name, service) in services {
+                    match service {
+                        Service::Reachable => writeln!(f, "{name:8}can be reached")?,
+                        Service::Unreachable(why) => writeln!(f, "{name:8}cannot be reached: {why}")?,
+                        Service::Unknown(why) => writeln!(f, "{name:8}could not be looked at: {why}")?,
+                    }
+                }
+                Ok(())
+            }
+            Self::Silent(_) | Self::Connecting(_) => f.write_str(&wrong(self).unwrap_or_default()),
+        }
+    }
+}
+
+impl Seen {
+    /// Whether nothing is known to be wrong.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        wrong(self).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(mx: Service) -> Seen {
+        Seen::Connected(vec![("mx".into(), mx), ("client".into(), Service::Reachable)])
+    }
+
+    fn lost() -> Seen {
+        connected(Service::Unreachable("its descriptor is not there".into()))
+    }
+
+    /// The steps that are taken when every five minutes, `looks` times, the same is seen; minutes and steps.
+    fn steps(seen: &Seen, looks: u64) -> Vec<(u64, Step)> {
+        let mut memory = Memory::default();
+        let mut steps = Vec::new();
+        for minute in (0..looks).map(|look| look * 5) {
+            let (next, step) = decide(memory, 1_000_000 + minute * MINUTE, seen);
+            memory = next;
+            steps.extend(step.map(|step| (minute, step)));
+        }
+        steps
+    }
+
+    #[test]
+    fn a_lost_service_is_mended_in_steps() {
+        use Step::{Refresh, Report, Restart};
+        assert_eq!(steps(&lost(), 9), [(5, Refresh), (20, Restart), (35, Report)]);
+        assert_eq!(steps(&lost(), 90)[3..], [(395, Restart)], "six hours after the report");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_restarted_and_a_network_that_is_away_gets_time() {
+        use Step::{Refresh, Restart};
+        assert_eq!(steps(&Seen::Silent("refused".into()), 3), [(5, Restart)]);
+        assert_eq!(steps(&Seen::Connecting(10), 11), [(30, Refresh), (45, Restart)]);
+    }
+
+    #[test]
+    fn one_bad_look_is_nothing() {
+        let (memory, step) = decide(Memory::default(), 1000, &lost());
+        assert_eq!(step, None);
+        let (memory, step) = decide(memory, 1300, &connected(Service::Reachable));
+        assert_eq!((memory.trouble, memory.proved, step), (None, Some(1300), None));
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_changes_nothing() {
+        let (before, _) = decide(Memory::default(), 1000, &lost());
+        let (after, step) =
+            decide(before.clone(), 2000, &connected(Service::Unknown("asked too often".into())));
+        assert_eq!((after, step), (before, None));
+        let (after, step) = decide(Memory::default(), 1000, &Seen::Connected(Vec::new()));
+        assert_eq!((after, step), (Memory::default(), None));
+    }
+
+    #[test]
+    fn everything_is_looked_at_now_and_then_and_while_something_is_wrong() {
+        let proved = |proved| Memory { proved, ..Memory::default() };
+        assert!(proved(None).must_prove(1000));
+        assert!(!proved(Some(1000)).must_prove(1000 + 29 * MINUTE));
+        assert!(proved(Some(1000)).must_prove(1000 + 30 * MINUTE));
+        assert!(proved(Some(1000)).must_prove(900), "the clock was set back");
+        let (memory, _) = decide(proved(Some(1000)), 1001, &lost());
+        assert!(memory.must_prove(1002));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_starts_anew() {
+        let (memory, _) = decide(Memory::default(), 5000, &lost());
+        let (memory, step) = decide(memory, 100, &lost());
+        assert_eq!((memory.trouble.map(|trouble| trouble.since), step), (Some(100), None));
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_survives_being_written() {
+        let mut memory = Memory::default();
+        for hour in 0..2000 {
+            memory = decide(memory, hour * 3600, &lost()).0;
+        }
+        assert_eq!(memory.taken.len(), HISTORY);
+        let json = serde_json::to_string(&memory).unwrap();
+        assert_eq!(serde_json::from_str::<Memory>(&json).unwrap(), memory);
+    }
+}
