@@ -67,12 +67,14 @@ pub enum Error {
         /// Exit status with QEMU's own words, as far as known.
         how: String,
     },
-    /// QEMU refused a command on its control socket.
-    #[error("sending {command} to QEMU: {answer}")]
+    /// QEMU or Tor refused a command on its control socket.
+    #[error("sending {command} to {peer}: {answer}")]
     Refused {
-        /// The QMP command.
+        /// Who.
+        peer: &'static str,
+        /// The command.
         command: String,
-        /// QEMU's description of the error.
+        /// The description of the error that came back.
         answer: String,
     },
     /// The other end broke the protocol.

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 use crate::programs::command_of;
 use crate::spec::{MachineSpec, Serial};
-use crate::{Error, Keep, Machine, Programs, Result, RunDir, command_line, machine};
+use crate::{Error, Keep, Machine, Programs, Result, RunDir, command_line, machine, process};
 
 /// How a person watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ fn terminal(spec: &MachineSpec, programs: &Programs, run_dir: &RunDir) -> Result
     let stdin = std::io::stdin();
     // QEMU puts the terminal into raw mode and back, but not back if it is killed.
     let saved = stdin.is_terminal().then(|| rustix::termios::tcgetattr(&stdin).ok()).flatten();
-    let status = command_of(&machine::dies_with_us(&line, &programs.wrapper)).status();
+    let status = command_of(&process::dies_with_us(&line, &programs.wrapper)).status();
     if let Some(saved) = saved {
         let _ = rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Now, &saved);
     }

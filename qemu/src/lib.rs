@@ -17,7 +17,8 @@
 //!
 //! The rooms: [`MachineSpec`] says what machine, [`argv()`] turns that into a command line without doing
 //! anything, [`Machine`] runs it and owns the process, [`Console`], [`Qmp`] and [`Shell`] are its three lines
-//! out. What is known about the guest is data, all of it in [`guest`].
+//! out. What is known about the guest is data, all of it in [`guest`]. A [`Lab`] is a private network for several
+//! machines, with a private Tor network in it.
 //!
 //! Architecture invariants: this crate knows a disk file, never a recipe or a build. It never writes the disk
 //! image it is given. Every wait takes a [`Deadline`]; nothing sleeps for a fixed time in the hope that the
@@ -32,8 +33,10 @@ mod disk;
 mod error;
 pub mod guest;
 mod interactive;
+mod lab;
 mod lines;
 mod machine;
+mod process;
 mod programs;
 mod qmp;
 mod run_dir;
@@ -49,6 +52,7 @@ pub use deadline::Deadline;
 pub use disk::copy_sparse;
 pub use error::{Error, Result};
 pub use interactive::{Attach, interactive};
+pub use lab::{GATEWAY, Lab, Port, TorClient, TorNetwork};
 pub use machine::{Keep, Machine};
 pub use programs::{Programs, command_line};
 pub use qmp::Qmp;

@@ -1,16 +1,12 @@
 //! A running machine: owns the process, its logs and its three lines out.
 
-use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use crate::console::Console;
-use crate::programs::{command_line, command_of, setpriv};
+use crate::process::{POLL, Process, dies_with_us, last_words};
+use crate::programs::command_line;
 use crate::qmp::Qmp;
 use crate::shell::{Output, Shell};
 use crate::spec::{MachineSpec, Serial};
@@ -18,9 +14,6 @@ use crate::{Deadline, Error, Programs, Result, RunDir, argv, disk};
 
 /// How long QEMU may take to open its sockets; it does so before it loads anything large.
 const START: Duration = Duration::from_secs(60);
-
-/// How often the child process is asked whether it has ended, where the system offers no wait with a limit.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Lines of the console that go into a failure.
 const TAIL: usize = 30;
@@ -41,14 +34,13 @@ pub enum Keep {
 /// directory. QEMU also dies with the *thread* that spawned it (`PR_SET_PDEATHSIG`, prctl(2)), so a killed
 /// test leaves nothing behind; spawn from a thread that lives as long as the machine.
 pub struct Machine {
-    child: Child,
+    process: Process,
     console: Console,
     qmp: Qmp,
     shell: Option<Shell>,
     run_dir: RunDir,
     replay: String,
     wrapper: Vec<std::ffi::OsString>,
-    keep: Keep,
 }
 
 impl Machine {
@@ -67,29 +59,19 @@ impl Machine {
             Keep::Yes => line.clone(),
         };
         paused.push("-S".into());
-        let log = run_dir.qemu_log();
-        let output = fs_err::File::create(&log).map_err(Error::io("creating", &log))?.into_parts().0;
-        let errors = output.try_clone().map_err(Error::io("opening", &log))?;
-        let child = command_of(&paused)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| Error::Program { command: command_line(&paused), problem: error.to_string() })?;
-        let mut guard = Group(Some(child));
+        let mut process = Process::spawn("QEMU", &paused, Stdio::null(), &run_dir.qemu_log())?;
         let deadline = Deadline::after(START);
-        let mut connect = |socket: &Path| connect(socket, guard.child(), &log, deadline);
-        let console = connect(&run_dir.serial_socket())?;
-        let qmp = connect(&run_dir.qmp_socket())?;
-        let shell = spec.shell.then(|| connect(&run_dir.shell_socket())).transpose()?;
+        let console = process.connect(&run_dir.serial_socket(), deadline)?;
+        let qmp = process.connect(&run_dir.qmp_socket(), deadline)?;
+        let shell = spec.shell.then(|| process.connect(&run_dir.shell_socket(), deadline)).transpose()?;
         let console = Console::new(console).map_err(Error::io("reading", &run_dir.serial_socket()))?;
         let mut qmp = Qmp::new(qmp, &run_dir.qmp_log(), deadline)?;
         let shell = shell.map(Shell::new).transpose()?;
         qmp.resume(deadline)?;
-        let child = guard.disarm();
+        // Until here nobody but this function could have ended it.
+        process.keep(keep);
         let (replay, wrapper) = (command_line(&line), programs.wrapper.clone());
-        Ok(Self { child, console, qmp, shell, run_dir, replay, wrapper, keep })
+        Ok(Self { process, console, qmp, shell, run_dir, replay, wrapper })
     }
 
     /// The run directory with the logs.
@@ -211,10 +193,8 @@ impl Machine {
     /// [`Error::Machine`] when the time is up.
     pub fn wait_powered_off(&mut self, deadline: Deadline) -> Result<ExitStatus> {
         loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Ok(status),
-                Ok(None) => {}
-                Err(error) => return Err(Error::io("waiting for", &self.run_dir.argv_file())(error)),
+            if let Some(status) = self.process.ended()? {
+                return Ok(status);
             }
             let Some(left) = deadline.left() else {
                 let what = "the machine to power off".to_owned();
@@ -237,7 +217,7 @@ impl Machine {
     /// Decides whether the machine outlives this value. Whether it also survives the end of this program was
     /// decided when it was spawned.
     pub fn keep(&mut self, keep: Keep) {
-        self.keep = keep;
+        self.process.keep(keep);
     }
 
     /// For a person: where the machine's console and control socket are, and how to end it.
@@ -258,17 +238,14 @@ impl Machine {
             socat(&self.run_dir.serial_socket()),
             self.run_dir.console_log().display(),
             self.run_dir.qmp_socket().display(),
-            self.child.id(),
+            self.process.id(),
         )
     }
 
     /// Puts the evidence around a failure.
     fn explain(&mut self, cause: Error) -> Error {
-        let cause = match (cause, self.child.try_wait()) {
-            (Error::Ended { what, .. }, Ok(Some(status))) => {
-                let how = format!("QEMU ended with {status}: {}", last_words(&self.run_dir.qemu_log()));
-                Error::Ended { what, how }
-            }
+        let cause = match (cause, self.process.end_story()) {
+            (Error::Ended { what, .. }, Some(how)) => Error::Ended { what, how },
             (cause, _) => cause,
         };
         Error::Machine {
@@ -290,14 +267,6 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if self.keep == Keep::No {
-            end(&mut self.child);
-        }
-    }
-}
-
 /// Writes everything that has to be there before QEMU starts and returns its command line.
 pub(crate) fn prepare(
     spec: &MachineSpec,
@@ -305,6 +274,8 @@ pub(crate) fn prepare(
     run_dir: &RunDir,
 ) -> Result<Vec<std::ffi::OsString>> {
     let line = argv(spec, programs, run_dir)?;
+    let folder = run_dir.credentials();
+    fs_err::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
     for file in argv::credential_files(spec, run_dir)? {
         fs_err::write(&file.path, &file.content).map_err(Error::io("writing", &file.path))?;
     }
@@ -321,83 +292,6 @@ pub(crate) fn prepare(
     let file = run_dir.argv_file();
     fs_err::write(&file, command_line(&line) + "\n").map_err(Error::io("writing", &file))?;
     Ok(line)
-}
-
-/// Makes a command line die with the thread that starts it: the wrapper's process by the host's setpriv, and
-/// QEMU, should the wrapper have forked, by that of the tree, which dies with the wrapper. Without setpriv on
-/// the host it stays as it is.
-pub(crate) fn dies_with_us(
-    line: &[std::ffi::OsString],
-    wrapper: &[std::ffi::OsString],
-) -> Vec<std::ffi::OsString> {
-    let Some(setpriv) = setpriv() else { return line.to_vec() };
-    let dies = |program: &Path| [program.as_os_str().to_owned(), "--pdeathsig".into(), "KILL".into()];
-    let mut all = dies(&setpriv).to_vec();
-    all.extend_from_slice(wrapper);
-    if !wrapper.is_empty() {
-        all.extend(dies("setpriv".as_ref()));
-    }
-    all.extend_from_slice(&line[wrapper.len()..]);
-    all
-}
-
-fn connect(socket: &Path, child: &mut Child, log: &Path, deadline: Deadline) -> Result<UnixStream> {
-    let what = || "QEMU to start".to_owned();
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
-            Err(error) => return Err(Error::io("connecting to", socket)(error)),
-        }
-        if let Ok(Some(status)) = child.try_wait() {
-            let how = format!("QEMU ended with {status}: {}", last_words(log));
-            return Err(Error::Ended { what: what(), how });
-        }
-        let Some(left) = deadline.left() else {
-            return Err(Error::Deadline { what: what(), waited: deadline.waited() });
-        };
-        std::thread::sleep(POLL.min(left));
-    }
-}
-
-/// The end of what QEMU wrote to its own log.
-fn last_words(log: &Path) -> String {
-    let text = fs_err::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().rev().take(5).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
-}
-
-/// Kills a child's process group and waits for the child.
-fn end(child: &mut Child) {
-    // The group may be gone already. A group of a child that was not waited for cannot be another's.
-    if matches!(child.try_wait(), Ok(None))
-        && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-    {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let _ = child.wait();
-}
-
-/// Ends a half-started machine if starting fails.
-struct Group(Option<Child>);
-
-impl Group {
-    fn child(&mut self) -> &mut Child {
-        self.0.as_mut().expect("taken only by disarm, which takes the guard")
-    }
-
-    fn disarm(mut self) -> Child {
-        self.0.take().expect("taken only here")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -427,13 +321,5 @@ mod tests {
     fn a_qemu_that_fails_is_quoted() {
         let error = spawn("echo 'qemu: no such machine' >&2; exit 1").to_string();
         assert_eq!(error, "waiting for QEMU to start: QEMU ended with exit status: 1: qemu: no such machine");
-    }
-
-    #[test]
-    fn both_ends_of_a_wrapper_die_with_us() {
-        let (line, wrapper) = (["in", "lab", "qemu", "-x"].map(Into::into), ["in", "lab"].map(Into::into));
-        let all = command_line(&dies_with_us(&line, &wrapper));
-        assert!(all.ends_with("setpriv --pdeathsig KILL in lab setpriv --pdeathsig KILL qemu -x"), "{all}");
-        assert!(command_line(&dies_with_us(&line, &[])).ends_with("--pdeathsig KILL in lab qemu -x"));
     }
 }

@@ -1,6 +1,7 @@
 //! Where QEMU, its firmware and the other lab programs are.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -82,6 +83,20 @@ impl Programs {
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Vec<u8>> {
+        self.output_of(program, arguments, &[])
+    }
+
+    /// As [`Programs::output`], for a program that reads `input` from stdin. `input` has to fit into a pipe
+    /// (64 KiB, pipe(7)).
+    ///
+    /// # Errors
+    /// As [`Programs::output`].
+    pub(crate) fn output_of<A: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = A>,
+        input: &[u8],
+    ) -> Result<Vec<u8>> {
         let mut command = self.command(program);
         command.args(arguments);
         let failed = |command: &Command, problem: String| Error::Program {
@@ -90,7 +105,13 @@ impl Programs {
             ),
             problem,
         };
-        let output = command.output().map_err(|error| failed(&command, error.to_string()))?;
+        let run = |command: &mut Command| {
+            let (read, mut write) = std::io::pipe()?;
+            write.write_all(input)?;
+            drop(write);
+            command.stdin(read).output()
+        };
+        let output = run(&mut command).map_err(|error| failed(&command, error.to_string()))?;
         if output.status.success() {
             return Ok(output.stdout);
         }

@@ -47,7 +47,7 @@ impl Qmp {
             if let Some(error) = message.get("error") {
                 let words =
                     error.get("desc").and_then(Value::as_str).map_or(error.to_string(), str::to_owned);
-                return Err(Error::Refused { command: command.to_owned(), answer: words });
+                return Err(Error::Refused { peer: "QEMU", command: command.to_owned(), answer: words });
             }
             self.events.push_back(message);
         }

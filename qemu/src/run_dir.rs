@@ -23,7 +23,7 @@ impl RunDir {
         if longest.as_os_str().len() > SOCKET_PATH_LIMIT {
             return Err(Error::PathTooLong { path: dir.0, limit: SOCKET_PATH_LIMIT });
         }
-        fs_err::create_dir_all(dir.credentials()).map_err(Error::io("creating", path))?;
+        fs_err::create_dir_all(&dir.0).map_err(Error::io("creating", path))?;
         let mode = std::fs::Permissions::from_mode(0o700);
         fs_err::set_permissions(&dir.0, mode).map_err(Error::io("closing to others", path))?;
         Ok(dir)

@@ -11,6 +11,7 @@
 //! | `file` | the image file without booting it |
 //! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
+//! | `lab_network` | the private Tor network that other scenarios use, by itself |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
 //! test needs inside comes in as a systemd credential. Scenarios run one after the other, since an emulated
@@ -31,6 +32,7 @@ mod golden;
 mod grub_slots;
 mod image;
 mod journal;
+mod lab_network;
 mod report;
 mod runner;
 
@@ -88,6 +90,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
         all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Bios)));
     }
     all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
+    all.push(Box::new(lab_network::LabNetwork));
     all.push(Box::new(building::Building));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all

@@ -142,7 +142,8 @@ fn programs(site: &Site, common: &Common, plan: &Plan, folders: &[&Utf8Path]) ->
     let stages = show::Stages::new();
     let options = Options { verbose: common.verbose, ..Options::default() };
     let tree = site.builder(options, &stages).lab(plan)?;
-    let mut space = Space::new(&site.program, &tree).device("kvm");
+    // tun: the tap devices of a lab.
+    let mut space = Space::new(&site.program, &tree).device("kvm").device("net/tun");
     for folder in folders {
         fs_err::create_dir_all(folder)?;
         space = space.writable(folder, folder.as_str());

@@ -52,7 +52,8 @@ pub const BUILDER: Kind = Kind {
     ],
 };
 
-/// What boots and examines images: QEMU with firmware, partition and file system checkers.
+/// What boots and examines images: QEMU with firmware, partition and file system checkers, and what a private network
+/// of machines needs: DHCP, Tor, and what knocks at doors.
 pub const LAB: Kind = Kind {
     stage: "lab",
     packages: &[
@@ -69,7 +70,10 @@ pub const LAB: Kind = Kind {
         "e2fsprogs",
         "erofs-utils",
         "iproute2",
+        "dnsmasq-base",
         "tor",
+        "nmap",
+        "openssh-client",
         "openssl",
         "util-linux",
         "mount",

@@ -1,0 +1,302 @@
+//! A private Tor network of real `tor` processes, and clients of it.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use super::control::Control;
+use super::torrc::{DIR_PORT, OR_PORT, Role, torrc};
+use super::{Lab, Programs};
+use crate::process::Process;
+use crate::{Deadline, Error, Result, RunDir};
+
+/// Directory authorities: more than half of them have to agree.
+const AUTHORITIES: u8 = 3;
+
+/// Further relays. With the authorities there are eight places for the descriptor of an onion service, and
+/// enough for a circuit of three relays between any two of them.
+const RELAYS: u8 = 5;
+
+/// A running Tor network without exits.
+///
+/// It ends with this value (unless the lab is kept), and with its lab in any case.
+pub struct TorNetwork {
+    relays: Vec<(Ipv4Addr, Daemon)>,
+    authorities: Vec<String>,
+}
+
+impl TorNetwork {
+    /// Makes keys and starts all relays; does not wait until the authorities have agreed on a first consensus,
+    /// which takes half a minute. [`TorNetwork::client`] does.
+    ///
+    /// # Errors
+    /// When keys cannot be made or a Tor does not start.
+    pub fn start(lab: &Lab, deadline: Deadline) -> Result<Self> {
+        let folder = lab.run_dir().file("tor");
+        if folder.exists() {
+            // Keys and state of an earlier run would be those of another network.
+            fs_err::remove_dir_all(&folder).map_err(Error::io("removing", &folder))?;
+        }
+        let places: Vec<_> = (1..=AUTHORITIES + RELAYS)
+            .map(|number| {
+                let address = Ipv4Addr::new(10, 77, 0, 10 + number);
+                match number.checked_sub(AUTHORITIES) {
+                    None | Some(0) => (format!("auth{number}"), address, Role::Authority(address)),
+                    Some(relay) => (format!("relay{relay}"), address, Role::Relay(address)),
+                }
+            })
+            .collect();
+        for (_, address, _) in &places {
+            lab.add_address(*address)?;
+        }
+        let run_dirs = places.iter().map(|(name, ..)| RunDir::create(&folder.join(name)));
+        let run_dirs = run_dirs.collect::<Result<Vec<_>>>()?;
+        // A key of an authority has 3072 bits and takes up to a second.
+        let authorities = std::thread::scope(|scope| {
+            let made = places.iter().zip(&run_dirs).take(usize::from(AUTHORITIES));
+            let made: Vec<_> = made
+                .map(|((name, address, _), dir)| {
+                    scope.spawn(|| authority(lab.programs(), name, *address, dir))
+                })
+                .collect();
+            let joined = made
+                .into_iter()
+                .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            joined.collect::<Result<Vec<_>>>()
+        })?;
+        let mut relays = Vec::new();
+        for ((name, address, role), dir) in places.iter().zip(run_dirs) {
+            relays.push((*address, Daemon::spawn(lab, name, *role, dir, &authorities)?));
+        }
+        for (_, relay) in &mut relays {
+            relay.control(deadline)?;
+        }
+        Ok(Self { relays, authorities })
+    }
+
+    /// The values of torrc's `DirAuthority` for whoever wants to use this network. They have to set
+    /// `TestingTorNetwork` as well: it changes how long an onion service has which descriptor.
+    #[must_use]
+    pub fn dir_authorities(&self) -> &[String] {
+        &self.authorities
+    }
+
+    /// Every address and port that belongs to this network.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<SocketAddrV4> {
+        let authorities = self.relays.iter().take(usize::from(AUTHORITIES));
+        let directories = authorities.map(|(address, _)| SocketAddrV4::new(*address, DIR_PORT));
+        self.relays
+            .iter()
+            .map(|(address, _)| SocketAddrV4::new(*address, OR_PORT))
+            .chain(directories)
+            .collect()
+    }
+
+    /// Starts a Tor that uses this network and waits until it could build a circuit. `name` is also its folder's
+    /// in the lab's run directory.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`]; [`Error::Ended`] with the last words of the Tor that has ended.
+    pub fn client(&mut self, lab: &Lab, name: &str, deadline: Deadline) -> Result<TorClient> {
+        // A Tor that finds no consensus asks again later and later. So it does not start before there is one.
+        for (_, authority) in self.relays.iter_mut().take(usize::from(AUTHORITIES)) {
+            authority.wait_joined(deadline)?;
+        }
+        let dir = RunDir::create(&lab.run_dir().file("tor").join(name))?;
+        let mut daemon = Daemon::spawn(lab, name, Role::Client, dir, &self.authorities)?;
+        daemon.wait_joined(deadline)?;
+        Ok(TorClient { daemon })
+    }
+
+    /// How relays that have ended did so. There should be none.
+    #[must_use]
+    pub fn casualties(&mut self) -> Vec<String> {
+        self.relays.iter_mut().filter_map(|(_, relay)| relay.process.end_story()).collect()
+    }
+}
+
+/// A Tor that uses the network, for a test: a SOCKS proxy, and a publisher of onion services.
+///
+/// It ends with this value (unless the lab is kept), and with its lab in any case.
+pub struct TorClient {
+    daemon: Daemon,
+}
+
+impl TorClient {
+    /// The Unix socket on which it speaks SOCKS 5. Every pair of user name and password is a circuit of its own
+    /// (`IsolateSOCKSAuth`).
+    #[must_use]
+    pub fn socks(&self) -> PathBuf {
+        self.daemon.dir.file("socks")
+    }
+
+    /// Lets it use an onion service that wants client authorization. `key` is the private x25519 key, 32 bytes.
+    ///
+    /// # Errors
+    /// When Tor refuses.
+    pub fn authorize(&mut self, onion: &str, key: &[u8; 32], deadline: Deadline) -> Result<()> {
+        let service = onion.strip_suffix(".onion").unwrap_or(onion);
+        let key = data_encoding::BASE64.encode(key);
+        self.ask(&format!("ONION_CLIENT_AUTH_ADD {service} x25519:{key}"), deadline)
+    }
+
+    /// Forgets the key given to [`TorClient::authorize`].
+    ///
+    /// # Errors
+    /// When Tor refuses.
+    pub fn forget(&mut self, onion: &str, deadline: Deadline) -> Result<()> {
+        let service = onion.strip_suffix(".onion").unwrap_or(onion);
+        self.ask(&format!("ONION_CLIENT_AUTH_REMOVE {service}"), deadline)
+    }
+
+    /// Forgets all circuits and what was learnt about onion services, as a new user would know nothing.
+    ///
+    /// # Errors
+    /// When Tor refuses.
+    pub fn new_identity(&mut self, deadline: Deadline) -> Result<()> {
+        self.ask("SIGNAL NEWNYM", deadline)
+    }
+
+    /// Makes an onion service that leads from `port` to a Unix socket, and waits until a first directory has its
+    /// descriptor. It lives as long as this Tor. Returns its address.
+    ///
+    /// # Errors
+    /// When Tor refuses, or the descriptor is not taken in time.
+    pub fn publish(&mut self, port: u16, socket: &Path, deadline: Deadline) -> Result<String> {
+        let daemon = &mut self.daemon;
+        let control = daemon.control(deadline)?;
+        control.ask("SETEVENTS HS_DESC", deadline)?;
+        let command =
+            format!("ADD_ONION NEW:ED25519-V3 Flags=DiscardPK Port={port},unix:{}", socket.display());
+        let answer = control.ask(&command, deadline)?;
+        let Some(service) = answer.iter().find_map(|line| line.strip_prefix("ServiceID=")) else {
+            return Err(Error::Protocol { peer: "Tor", line: answer.join(" / ") });
+        };
+        let uploaded = format!("HS_DESC UPLOADED {service} ");
+        let what = format!("the descriptor of {service}.onion to be published");
+        let published =
+            control.wait_event(&what, deadline, |event| event.starts_with(&uploaded).then_some(()));
+        daemon.quiet(published)?;
+        Ok(format!("{service}.onion"))
+    }
+
+    /// The open streams: the number of the circuit that each one uses, and where it leads (`NAME:PORT`).
+    ///
+    /// # Errors
+    /// When Tor does not answer.
+    pub fn streams(&mut self, deadline: Deadline) -> Result<Vec<(u64, String)>> {
+        let answer = self.daemon.control(deadline)?.ask("GETINFO stream-status", deadline)?;
+        // StreamID SP StreamStatus SP CircuitID SP Target (control-spec, GETINFO).
+        let lines = answer.iter().flat_map(|part| part.strip_prefix("stream-status=").unwrap_or("").lines());
+        let streams = lines.filter_map(|line| {
+            let mut words = line.split(' ').skip(2);
+            Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
+        });
+        Ok(streams.collect())
+    }
+
+    fn ask(&mut self, command: &str, deadline: Deadline) -> Result<()> {
+        self.daemon.control(deadline)?.ask(command, deadline).map(drop)
+    }
+}
+
+/// One running `tor`.
+struct Daemon {
+    name: String,
+    process: Process,
+    control: Option<Control>,
+    dir: RunDir,
+}
+
+impl Daemon {
+    fn spawn(lab: &Lab, name: &str, role: Role, dir: RunDir, authorities: &[String]) -> Result<Self> {
+        let file = dir.file("torrc");
+        fs_err::write(&file, torrc(role, name, dir.path(), authorities))
+            .map_err(Error::io("writing", &file))?;
+        let mut line = lab.programs().line("tor");
+        line.extend(["-f".into(), file.into_os_string()]);
+        let mut process = Process::spawn(&format!("Tor {name}"), &line, Stdio::null(), &dir.file("tor.log"))?;
+        process.keep(lab.keep);
+        Ok(Self { name: name.to_owned(), process, control: None, dir })
+    }
+
+    /// Its control socket, as soon as there is one.
+    fn control(&mut self, deadline: Deadline) -> Result<&mut Control> {
+        let control = match self.control.take() {
+            Some(control) => control,
+            None => {
+                let stream = self.process.connect(&self.dir.file("control"), deadline)?;
+                Control::new(stream, &self.dir.file("control.log"), deadline)?
+            }
+        };
+        Ok(self.control.insert(control))
+    }
+
+    /// Waits until it could build a circuit.
+    fn wait_joined(&mut self, deadline: Deadline) -> Result<()> {
+        let what = format!("Tor {} to have joined the network", self.name);
+        let control = self.control(deadline)?;
+        control.ask("SETEVENTS STATUS_CLIENT", deadline)?;
+        let now = control.ask("GETINFO status/bootstrap-phase", deadline)?;
+        let done = |text: &str| text.contains(" PROGRESS=100 ").then_some(());
+        let joined = match now.iter().find_map(|line| done(line)) {
+            Some(()) => Ok(()),
+            None => control.wait_event(&what, deadline, done),
+        };
+        self.quiet(joined)
+    }
+
+    /// Ends the events that were asked for, and puts what is known around a failure.
+    fn quiet<T>(&mut self, result: Result<T>) -> Result<T> {
+        let asked = match &mut self.control {
+            Some(control) => control.ask("SETEVENTS", Deadline::seconds(10)),
+            None => Ok(Vec::new()),
+        };
+        result.and_then(|found| asked.map(|_| found)).map_err(|error| self.explain(error))
+    }
+
+    /// Says what became of Tor if it has ended.
+    fn explain(&mut self, cause: Error) -> Error {
+        match (cause, self.process.end_story()) {
+            (Error::Ended { what, .. }, Some(how)) => Error::Ended { what, how },
+            (cause, _) => cause,
+        }
+    }
+}
+
+/// Makes the keys of a directory authority and returns its value for `DirAuthority`.
+fn authority(programs: &Programs, name: &str, address: Ipv4Addr, dir: &RunDir) -> Result<String> {
+    let data = dir.file("data");
+    let keys = data.join("keys");
+    fs_err::create_dir_all(&keys).map_err(Error::io("creating", &keys))?;
+    for folder in [&data, &keys] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs_err::set_permissions(folder, mode).map_err(Error::io("closing to others", folder))?;
+    }
+    let certificate = keys.join("authority_certificate");
+    let mut arguments: Vec<std::ffi::OsString> =
+        ["--create-identity-key", "-m", "12", "--passphrase-fd", "0", "-a"].map(Into::into).to_vec();
+    arguments.push(format!("{address}:{DIR_PORT}").into());
+    for (option, file) in [("-i", "authority_identity_key"), ("-s", "authority_signing_key")] {
+        arguments.extend([option.into(), keys.join(file).into()]);
+    }
+    arguments.extend(["-c".into(), certificate.clone().into()]);
+    programs.output_of("tor-gencert", arguments, b"a key of a test network\n")?;
+    let text = fs_err::read_to_string(&certificate).map_err(Error::io("reading", &certificate))?;
+    let protocol = |line: String| Error::Protocol { peer: "tor-gencert", line };
+    let identity = text.lines().find_map(|line| line.strip_prefix("fingerprint "));
+    let identity = identity.ok_or_else(|| protocol(text.clone()))?;
+
+    // Tor makes the relay's keys when it is asked for their fingerprint. For that it wants a network to exist.
+    let nobody = "nobody 127.0.0.1:1 0000000000000000000000000000000000000000".to_owned();
+    let file = dir.file("torrc");
+    fs_err::write(&file, torrc(Role::Relay(address), name, dir.path(), &[nobody]))
+        .map_err(Error::io("writing", &file))?;
+    let arguments = ["--hush".as_ref(), "--list-fingerprint".as_ref(), "-f".as_ref(), file.as_os_str()];
+    let answer = programs.output("tor", arguments)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let fingerprint = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let fingerprint = fingerprint.ok_or_else(|| protocol(answer.to_string()))?.replace(' ', "");
+    Ok(format!("{name} orport={OR_PORT} v3ident={identity} {address}:{DIR_PORT} {fingerprint}"))
+}

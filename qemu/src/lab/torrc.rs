@@ -1,0 +1,95 @@
+//! Configuration of the private Tor network. Pure. Options are those of tor(1), version 0.4.9.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// Where relays take connections.
+pub(super) const OR_PORT: u16 = 9001;
+
+/// Where directory authorities answer over HTTP.
+pub(super) const DIR_PORT: u16 = 9030;
+
+/// What one Tor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Votes, and relays.
+    Authority(Ipv4Addr),
+    /// Relays, and keeps descriptors of onion services.
+    Relay(Ipv4Addr),
+    /// Uses the network.
+    Client,
+}
+
+/// The file `torrc` of one Tor. `folder` holds its sockets and data; nobody else may enter it. `authorities` are
+/// the values of `DirAuthority`.
+pub(super) fn torrc(role: Role, name: &str, folder: &Path, authorities: &[String]) -> String {
+    let folder = folder.display();
+    let mut text = format!(
+        "DataDirectory {folder}/data\n\
+         ControlSocket {folder}/control\n\
+         CookieAuthentication 0\n\
+         Log notice stdout\n\
+         SafeLogging 0\n\
+         TestingTorNetwork 1\n\
+         PathsNeededToBuildCircuits 0.67\n"
+    );
+    text.extend(authorities.iter().map(|line| format!("DirAuthority {line}\n")));
+    match role {
+        Role::Client => {
+            text.push_str(&format!("SocksPort unix:{folder}/socks IsolateSOCKSAuth ExtendedErrors\n"));
+        }
+        Role::Relay(address) => text.push_str(&relay(name, address)),
+        Role::Authority(address) => {
+            text.push_str(&relay(name, address));
+            text.push_str(&format!("DirPort {address}:{DIR_PORT}\n"));
+            text.push_str(AUTHORITY);
+        }
+    }
+    text
+}
+
+/// Nobody measures the relays of a private network, so they have to assume that they can be reached.
+fn relay(name: &str, address: Ipv4Addr) -> String {
+    format!(
+        "Nickname {name}\n\
+         ContactInfo none\n\
+         Address {address}\n\
+         OutboundBindAddress {address}\n\
+         ORPort {address}:{OR_PORT}\n\
+         SocksPort 0\n\
+         ExitRelay 0\n\
+         AssumeReachable 1\n"
+    )
+}
+
+/// A consensus every 20 s, the first one as soon as the clock allows. Every relay gets the flags that clients
+/// look for without having to be up for days.
+const AUTHORITY: &str = "AuthoritativeDirectory 1\n\
+    V3AuthoritativeDirectory 1\n\
+    TestingV3AuthInitialVotingInterval 20\n\
+    TestingV3AuthInitialVoteDelay 4\n\
+    TestingV3AuthInitialDistDelay 4\n\
+    V3AuthVotingInterval 20\n\
+    V3AuthVoteDelay 4\n\
+    V3AuthDistDelay 4\n\
+    V3AuthNIntervalsValid 2\n\
+    TestingDirAuthVoteExit *\n\
+    TestingDirAuthVoteGuard *\n\
+    TestingDirAuthVoteHSDir *\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_roles() {
+        let authorities = ["auth1 orport=9001 v3ident=AA 10.77.0.11:9030 BB".to_owned()];
+        let torrc = |role, name| torrc(role, name, Path::new("/run/x"), &authorities);
+        let all = [
+            torrc(Role::Authority(Ipv4Addr::new(10, 77, 0, 11)), "auth1"),
+            torrc(Role::Relay(Ipv4Addr::new(10, 77, 0, 14)), "relay1"),
+            torrc(Role::Client, "client"),
+        ];
+        insta::assert_snapshot!(all.join("\n"));
+    }
+}
