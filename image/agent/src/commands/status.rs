@@ -71,6 +71,15 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+/// What every appliance makes in `/etc` by itself.
+const MADE_HERE: [&str; 5] = [
+    "/etc/machine-id",
+    crate::paths::SSH_HOST_KEY,
+    crate::paths::SSH_HOST_PUBLIC_KEY,
+    "/etc/.pwd.lock",
+    "/etc/.updated",
+];
+
 impl Report {
     /// Whether nothing needs attention.
     #[must_use]
@@ -201,7 +210,9 @@ fn configuration(machine: &Machine<'_>, accounts: &Accounts, report: &mut Report
             let target = Utf8Path::new("/etc").join(path.strip_prefix(upper).unwrap_or(&path));
             if is_folder {
                 folders.push(path);
-            } else if rendering.files().iter().all(|file| file.path != target) {
+            } else if !MADE_HERE.contains(&target.as_str())
+                && rendering.files().iter().all(|file| file.path != target)
+            {
                 report.changed_in_etc.push(target.into_string());
             }
         }
