@@ -1,7 +1,9 @@
 //! A booted appliance, as scenarios see it.
 
 use anyhow::{Context as _, anyhow};
-use qemu::{Deadline, Disk, Firmware, Keep, Machine, MachineSpec, Output, Probe, RunDir};
+use qemu::{
+    Arch, Credential, Deadline, Disk, Firmware, Keep, Lab, Machine, MachineSpec, Output, Port, Probe, RunDir,
+};
 
 use crate::Context;
 use crate::check::Evidence;
@@ -29,12 +31,22 @@ impl Appliance {
         firmware: Firmware,
         name: &str,
     ) -> anyhow::Result<Self> {
-        let mut spec = MachineSpec::new(ctx.arch, firmware, probe.accel);
-        spec.disk = Some(Disk::overlay(&ctx.image, DISK));
-        spec.shell = true;
         let run_dir = RunDir::create(&ctx.run_root.join(name))?;
-        let keep = if ctx.keep { Keep::Yes } else { Keep::No };
-        Ok(Self { machine: Machine::spawn(&spec, &ctx.programs, run_dir, keep)? })
+        Ok(Self { machine: Machine::spawn(&spec(ctx, probe, firmware), &ctx.programs, run_dir, keep(ctx))? })
+    }
+
+    /// As [`Appliance::spawn`], with a card in a lab and the owner's settings (TOML).
+    pub(crate) fn spawn_in(
+        ctx: &Context,
+        probe: &Probe,
+        run_dir: RunDir,
+        (lab, port): (&Lab, &Port),
+        settings: &str,
+    ) -> anyhow::Result<Self> {
+        let mut spec = spec(ctx, probe, plainest(ctx.arch));
+        spec.nics = vec![port.nic.clone()];
+        spec.credentials.push(Credential::new("cipolla.settings", settings));
+        Ok(Self { machine: Machine::spawn(&spec, lab.programs(), run_dir, keep(ctx))? })
     }
 
     /// Waits for the login prompt on the serial console and for the boot to be over.
@@ -92,6 +104,26 @@ impl Appliance {
         );
         all
     }
+}
+
+/// The unmodified image on a fresh disk, with a shell from outside.
+fn spec(ctx: &Context, probe: &Probe, firmware: Firmware) -> MachineSpec {
+    let mut spec = MachineSpec::new(ctx.arch, firmware, probe.accel);
+    spec.disk = Some(Disk::overlay(&ctx.image, DISK));
+    spec.shell = true;
+    spec
+}
+
+/// The firmware that is up first.
+fn plainest(arch: Arch) -> Firmware {
+    match arch {
+        Arch::Amd64 => Firmware::Bios,
+        Arch::Arm64 => Firmware::Uefi,
+    }
+}
+
+fn keep(ctx: &Context) -> Keep {
+    if ctx.keep { Keep::Yes } else { Keep::No }
 }
 
 fn first_line(text: &str) -> String {

@@ -12,6 +12,7 @@
 //! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
+//! | `outside` | one appliance in that network: its packets, its open ports |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
 //! test needs inside comes in as a systemd credential. Scenarios run one after the other, since an emulated
@@ -25,6 +26,7 @@ use qemu::{Arch, Programs};
 
 mod appliance;
 mod building;
+mod capture;
 mod check;
 mod file;
 mod firmware;
@@ -33,8 +35,10 @@ mod grub_slots;
 mod image;
 mod journal;
 mod lab_network;
+mod outside;
 mod report;
 mod runner;
+mod world;
 
 pub use report::{Outcome, Problem, Report};
 
@@ -92,6 +96,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
     all.push(Box::new(lab_network::LabNetwork));
     all.push(Box::new(building::Building));
+    all.push(Box::new(outside::Outside));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all
 }

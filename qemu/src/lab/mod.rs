@@ -49,6 +49,9 @@ const PREFIX: u8 = 24;
 /// The bridge's name.
 const BRIDGE: &str = "br0";
 
+/// The card of the bridge. Like those of the machines it begins with `52:54:00:77`, and no other card is here.
+const BRIDGE_MAC: &str = "52:54:00:77:ff:01";
+
 /// How many machines fit.
 const MACHINES: u8 = 50;
 
@@ -58,9 +61,15 @@ const BRIDGE_UP: &str = r#"set -e
 others=$(ip -o link | grep -v ': lo:' || true)
 if [ -n "$others" ]; then echo "this is not a network namespace of its own: $others" >&2; exit 1; fi
 ip link set lo up
-ip link add "$1" type bridge stp_state 0 mcast_snooping 0
+ip link add "$1" address "$3" type bridge stp_state 0 mcast_snooping 0
 ip address add "$2" dev "$1"
 ip link set "$1" up"#;
+
+/// Makes a tap. It is a plug of the bridge and says nothing itself.
+const TAP_UP: &str = r#"set -e
+ip tuntap add dev "$1" mode tap
+ip link set "$1" addrgenmode none
+ip link set "$1" master "$2" up"#;
 
 /// A running lab.
 ///
@@ -81,6 +90,8 @@ pub struct Lab {
 pub struct Port {
     /// The card.
     pub nic: Nic,
+    /// The card's address.
+    pub mac: [u8; 6],
     /// The address that DHCP will give to it.
     pub address: Ipv4Addr,
 }
@@ -94,7 +105,8 @@ impl Lab {
     pub fn start(programs: &Programs, run_dir: RunDir, keep: Keep) -> Result<Self> {
         let holder = Holder::start(programs, &run_dir, keep)?;
         let programs = Programs { wrapper: holder.wrapper().to_vec(), ..programs.clone() };
-        programs.output("sh", ["-c", BRIDGE_UP, "sh", BRIDGE, &format!("{GATEWAY}/{PREFIX}")])?;
+        let address = format!("{GATEWAY}/{PREFIX}");
+        programs.output("sh", ["-c", BRIDGE_UP, "sh", BRIDGE, &address, BRIDGE_MAC])?;
         let dhcp = dhcp::start(&programs, &run_dir, keep)?;
         Ok(Self { _dhcp: dhcp, attached: 0, programs, run_dir, keep, holder })
     }
@@ -121,10 +133,10 @@ impl Lab {
             return Err(crate::Error::Spec(format!("a lab has room for {MACHINES} machines")));
         }
         let interface = format!("tap{number}");
-        let script = "ip tuntap add dev \"$1\" mode tap && ip link set \"$1\" master \"$2\" up";
-        self.programs.output("sh", ["-c", script, "sh", &interface, BRIDGE])?;
+        self.programs.output("sh", ["-c", TAP_UP, "sh", &interface, BRIDGE])?;
         self.attached = number;
-        Ok(Port { nic: Nic::Tap { interface, mac: mac(number), capture }, address: address(number) })
+        let nic = Nic::Tap { interface, mac: mac(number), capture };
+        Ok(Port { nic, mac: mac_bytes(number), address: address(number) })
     }
 
     /// Gives the bridge one more address, for a server that the machines can reach.
@@ -148,9 +160,14 @@ impl Lab {
     }
 }
 
-/// The card of a machine: QEMU's prefix for addresses that are nobody's.
+/// The card of a machine, with QEMU's prefix for addresses that are nobody's.
+fn mac_bytes(number: u8) -> [u8; 6] {
+    [0x52, 0x54, 0x00, 0x77, 0x00, number]
+}
+
+/// The same as programs write it.
 fn mac(number: u8) -> String {
-    format!("52:54:00:77:00:{number:02x}")
+    mac_bytes(number).map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The address of a machine.

@@ -1,0 +1,178 @@
+//! One appliance in the lab, looked at from outside: what it sends, what it answers, who can reach it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clients::Smtp;
+use qemu::{Deadline, Probe};
+
+use crate::Context;
+use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::world::{Resident, World};
+
+/// From the login prompt to a reachable onion service, and for one connection to it.
+const ONION: u64 = 300;
+
+/// Names that a banner must not give away.
+const TELLTALES: [&str; 6] = ["debian", "linux", "postfix", "exim", "ubuntu", "localhost"];
+
+pub(crate) struct Outside;
+
+/// Fields are dropped in this order.
+pub(crate) struct State {
+    resident: Resident,
+    world: World,
+    banner: Option<String>,
+}
+
+impl Scenario for Outside {
+    type State = State;
+
+    fn name(&self) -> Cow<'static, str> {
+        "outside".into()
+    }
+
+    fn about(&self) -> Cow<'static, str> {
+        "one appliance in a private Tor network: every packet of its card, scans from its LAN".into()
+    }
+
+    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
+        let mut world = World::start(ctx, "outside")?;
+        let resident = world.appliance(ctx, probe, "outside/a", "ada")?;
+        Ok(State { resident, world, banner: None })
+    }
+
+    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+        let checks = vec![
+            gate("boots_in_lab", &[], |state: &mut State| {
+                state.resident.appliance.wait_boot()?;
+                PASS
+            }),
+            gate("smtp_banner_through_tor", &["R2"], smtp_banner_through_tor),
+            check("banner_no_os", &["R26"], banner_no_os),
+            check("lan_scan_zero_open_tcp_udp_v4_v6", &["R1", "R2", "R50"], lan_scan),
+            check("capture_holds_only_tor_and_dhcp", &["R1", "R4", "R5", "R6"], only_tor_and_dhcp),
+        ];
+        vec![Phase { enter: |_| Ok(()), checks }]
+    }
+
+    fn evidence(&self, state: &mut State) -> Vec<Evidence> {
+        state.resident.appliance.evidence()
+    }
+
+    fn reach(&self, state: &State) -> Option<String> {
+        Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
+    }
+}
+
+fn smtp_banner_through_tor(state: &mut State) -> Verdict {
+    let deadline = Deadline::seconds(ONION);
+    let onion = state.resident.onion("mx")?;
+    let channel = state.world.door()?.connect_when_up("stranger", &onion, 25, deadline)?;
+    let (mut smtp, greeting) = Smtp::greeted(channel)?;
+    let took = state.resident.since.elapsed();
+    note(state, &format!("from power-on to the mail server's greeting through Tor: {}", seconds(took)))?;
+    let quit = smtp.command("QUIT")?;
+    let banner = greeting.to_string();
+    state.banner = Some(banner.clone());
+    if greeting.code == 220 && quit.code == 221 {
+        return PASS;
+    }
+    fail(format!("the mail server says {banner:?}, and to QUIT {quit}"))
+}
+
+/// Keeps a figure beside the logs.
+fn note(state: &State, line: &str) -> anyhow::Result<()> {
+    let file = state.resident.appliance.machine.run_dir().file("figures.txt");
+    Ok(fs_err::write(file, format!("{line}\n"))?)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+fn banner_no_os(state: &mut State) -> Verdict {
+    let banner = state.banner.clone().ok_or_else(|| anyhow!("no banner was seen"))?;
+    let onion = state.resident.onion("mx")?;
+    let lower = banner.to_ascii_lowercase();
+    let mut findings: Vec<_> = TELLTALES
+        .iter()
+        .filter(|word| lower.contains(**word))
+        .map(|word| format!("{word:?} is in {banner:?}"))
+        .collect();
+    if banner != format!("220 {onion} ESMTP") {
+        findings.push(format!("the banner is {banner:?}, not 220 {onion} ESMTP"));
+    }
+    none_of(&findings)
+}
+
+/// Every TCP port, and the UDP ports that something usually listens on, from another machine of the same LAN.
+fn lan_scan(state: &mut State) -> Verdict {
+    let v4 = state.resident.address().to_string();
+    let v6 = format!("{}%br0", state.resident.link_local());
+    let tcp: &[&str] = &["-sS", "-p-", "--min-rate=3000", "--max-retries=1"];
+    let udp: &[&str] = &["-sU", "--top-ports=200", "--min-rate=300", "--max-retries=1"];
+    let mut findings = Vec::new();
+    for (target, family) in [(v4.as_str(), None), (v6.as_str(), Some("-6"))] {
+        for scan in [tcp, udp] {
+            let mut arguments = vec!["-n", "-Pn", "-oG", "-", "--host-timeout=240s"];
+            arguments.extend(scan);
+            arguments.extend(family);
+            arguments.push(target);
+            let report = state.world.lab().programs().output("nmap", &arguments)?;
+            findings.extend(open(&String::from_utf8_lossy(&report)));
+        }
+    }
+    none_of(&findings)
+}
+
+/// What a scan found, from nmap's line format (`-oG`): everything that answered, even by refusing, and scans
+/// that did not come to their end.
+fn open(report: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    if !report.contains("# Nmap done") || report.contains("Timeout") {
+        findings.push(format!("the scan did not come to its end: {report}"));
+    }
+    for line in report.lines() {
+        let Some((_, ports)) = line.split_once("Ports: ") else { continue };
+        let ports = ports.split('\t').next().unwrap_or_default();
+        // PORT/STATE/PROTOCOL/…; a UDP port that keeps silent is `open|filtered`.
+        findings.extend(ports.split(", ").filter_map(|port| {
+            let (number, rest) = port.split_once('/')?;
+            let (state, rest) = rest.split_once('/')?;
+            let protocol = rest.split('/').next()?;
+            let silent = matches!(state, "filtered" | "open|filtered");
+            (!silent).then(|| format!("{protocol} port {} is {state}", number.trim()))
+        }));
+    }
+    findings.extend(report.lines().filter(|line| line.contains("Ignored State: closed")).map(str::to_owned));
+    findings
+}
+
+fn only_tor_and_dhcp(state: &mut State) -> Verdict {
+    let tally = state.world.judge(&state.resident)?;
+    let mut findings = tally.findings;
+    if tally.tor == 0 || tally.dhcp == 0 {
+        findings.push(format!("{} packets to relays and {} of DHCP: too few", tally.tor, tally.dhcp));
+    }
+    none_of(&findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_silence_is_good() {
+        let silent = "Host: 10.77.0.101 ()\tStatus: Up\n\
+             Host: 10.77.0.101 ()\tPorts: 53/open|filtered/udp//domain///\tIgnored State: filtered (65535)\n\
+             # Nmap done at x -- 1 IP address (1 host up) scanned\n";
+        assert_eq!(open(silent), [] as [String; 0]);
+        let loud = "Host: 10.77.0.101 ()\tPorts: 22/open/tcp//ssh///, 25/closed/tcp//smtp///\t\
+             Ignored State: filtered (65533)\n# Nmap done\n";
+        assert_eq!(open(loud), ["tcp port 22 is open", "tcp port 25 is closed"]);
+        assert_eq!(open("Host: x ()\tPorts: \tIgnored State: closed (9)\n# Nmap done").len(), 1);
+        assert_eq!(open("").len(), 1);
+    }
+}

@@ -1,0 +1,147 @@
+//! A lab with a private Tor network, and appliances in it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow};
+use clients::Door;
+use qemu::{Deadline, Keep, Lab, Port, Probe, RunDir, TorClient, TorNetwork};
+use serde::Deserialize;
+
+use crate::Context;
+use crate::appliance::Appliance;
+use crate::capture::{self, Expected, Tally};
+
+/// Keys, eight starts of Tor, a first consensus: half a minute, more beside a busy neighbour.
+const TOR: u64 = 240;
+
+/// What surrounds appliances. Fields are dropped in this order; appliances have to be dropped before.
+pub(crate) struct World {
+    client: Option<TorClient>,
+    tor: TorNetwork,
+    lab: Lab,
+}
+
+/// An appliance with a card in the lab, whose packets are recorded.
+pub(crate) struct Resident {
+    pub(crate) appliance: Appliance,
+    /// When its power came on.
+    pub(crate) since: Instant,
+    port: Port,
+}
+
+/// The part of `cipolla status --json` that tests look at.
+#[derive(Deserialize)]
+struct Status {
+    addresses: BTreeMap<String, String>,
+}
+
+impl World {
+    /// Starts a lab and its relays in the run folder of a scenario. They find each other while machines boot.
+    pub(crate) fn start(ctx: &Context, scenario: &str) -> anyhow::Result<Self> {
+        let keep = if ctx.keep { Keep::Yes } else { Keep::No };
+        let run_dir = RunDir::create(&ctx.run_root.join(scenario).join("lab"))?;
+        let lab = Lab::start(&ctx.programs, run_dir, keep)?;
+        let tor = TorNetwork::start(&lab, Deadline::seconds(TOR))?;
+        Ok(Self { client: None, tor, lab })
+    }
+
+    /// Switches an appliance on, on a fresh disk. `mailbox` is its owner's.
+    pub(crate) fn appliance(
+        &mut self,
+        ctx: &Context,
+        probe: &Probe,
+        name: &str,
+        mailbox: &str,
+    ) -> anyhow::Result<Resident> {
+        // Closed to others before the machine's own folder is made in it.
+        let run_dir = RunDir::create(&ctx.run_root.join(name))?;
+        let port = self.lab.attach(Some(run_dir.file("lan.pcap")))?;
+        let settings = settings(mailbox, self.tor.dir_authorities())?;
+        let since = Instant::now();
+        let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings)?;
+        Ok(Resident { appliance, since, port })
+    }
+
+    /// The way to onion services, as soon as there is one.
+    pub(crate) fn door(&mut self) -> anyhow::Result<Door> {
+        Ok(Door::new(self.client()?.socks()))
+    }
+
+    /// The Tor behind [`World::door`].
+    pub(crate) fn client(&mut self) -> anyhow::Result<&mut TorClient> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => self.tor.client(&self.lab, "client", Deadline::seconds(TOR))?,
+        };
+        Ok(self.client.insert(client))
+    }
+
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Judges every packet of an appliance's card so far.
+    pub(crate) fn judge(&self, resident: &Resident) -> anyhow::Result<Tally> {
+        let expected = Expected {
+            mac: resident.port.mac,
+            address: resident.port.address,
+            gateway: qemu::GATEWAY,
+            relays: self.tor.endpoints().into_iter().collect(),
+        };
+        Ok(capture::judge(&capture::load(&resident.capture())?, &expected))
+    }
+}
+
+impl Resident {
+    /// Its address in the lab.
+    pub(crate) fn address(&self) -> std::net::Ipv4Addr {
+        self.port.address
+    }
+
+    /// Its link-local IPv6 address, if it made one from its card (RFC 4291, appendix A).
+    pub(crate) fn link_local(&self) -> std::net::Ipv6Addr {
+        let [a, b, c, d, e, f] = self.port.mac.map(u16::from);
+        let word = |high: u16, low: u16| high << 8 | low;
+        std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
+    }
+
+    /// The record of its card.
+    pub(crate) fn capture(&self) -> std::path::PathBuf {
+        self.appliance.machine.run_dir().file("lan.pcap")
+    }
+
+    /// The address of one of its onion services: `mx`, `client` or `admin`.
+    pub(crate) fn onion(&mut self, service: &str) -> anyhow::Result<String> {
+        // Its status says by the exit code whether all is well, which is not the question.
+        let output = self.appliance.run("cipolla status --json")?;
+        let status: Status = serde_json::from_str(&output.stdout)
+            .with_context(|| format!("reading the status: {}{}", output.stdout, output.stderr))?;
+        let address = status.addresses.get(service).cloned();
+        address.ok_or_else(|| anyhow!("the appliance has no service {service}: {}", output.stdout))
+    }
+}
+
+/// An owner's settings for the lab. Text in JSON's quotes is text in TOML's.
+fn settings(mailbox: &str, authorities: &[String]) -> anyhow::Result<String> {
+    Ok(format!(
+        "[owner]\nmailbox = {}\n[tor.test_network]\ndir_authorities = {}\n",
+        serde_json::to_string(mailbox)?,
+        serde_json::to_string(authorities)?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_toml() {
+        let text = settings("ada", &["auth1 orport=9001".to_owned(), "auth2 \"".to_owned()]).unwrap();
+        assert_eq!(
+            text,
+            "[owner]\nmailbox = \"ada\"\n[tor.test_network]\n\
+             dir_authorities = [\"auth1 orport=9001\",\"auth2 \\\"\"]\n"
+        );
+    }
+}
