@@ -1,6 +1,5 @@
 //! A lab with a private Tor network, and appliances in it.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
@@ -33,7 +32,8 @@ pub(crate) struct Resident {
 /// The part of `cipolla status --json` that tests look at.
 #[derive(Deserialize)]
 struct Status {
-    addresses: BTreeMap<String, String>,
+    /// Service and address.
+    addresses: Vec<(String, String)>,
 }
 
 impl World {
@@ -117,8 +117,8 @@ impl Resident {
         let output = self.appliance.run("cipolla status --json")?;
         let status: Status = serde_json::from_str(&output.stdout)
             .with_context(|| format!("reading the status: {}{}", output.stdout, output.stderr))?;
-        let address = status.addresses.get(service).cloned();
-        address.ok_or_else(|| anyhow!("the appliance has no service {service}: {}", output.stdout))
+        let address = status.addresses.into_iter().find(|(name, _)| name == service);
+        address.map(|(_, address)| address).ok_or_else(|| anyhow!("the appliance has no service {service}: {}", output.stdout))
     }
 }
 
