@@ -118,7 +118,9 @@ impl Resident {
         let status: Status = serde_json::from_str(&output.stdout)
             .with_context(|| format!("reading the status: {}{}", output.stdout, output.stderr))?;
         let address = status.addresses.into_iter().find(|(name, _)| name == service);
-        address.map(|(_, address)| address).ok_or_else(|| anyhow!("the appliance has no service {service}: {}", output.stdout))
+        address
+            .map(|(_, address)| address)
+            .ok_or_else(|| anyhow!("the appliance has no service {service}: {}", output.stdout))
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Kind {
     pub stage: &'static str,
     /// What it holds, beside the essential packages.
     pub packages: &'static [&'static str],
+    /// Links of its own that `update-alternatives` would make: (place, target). Those in folders that the tree
+    /// does not have, as of another architecture, are left out.
+    pub links: &'static [(&'static str, &'static str)],
 }
 
 /// What makes images: file systems, GRUB, shim, mmdebstrap, and Rust for the agent.
@@ -50,6 +53,7 @@ pub const BUILDER: Kind = Kind {
         "gcc",
         "libc6-dev",
     ],
+    links: &[],
 };
 
 /// What boots and examines images: QEMU with firmware, partition and file system checkers, and what a private network
@@ -78,18 +82,24 @@ pub const LAB: Kind = Kind {
         "util-linux",
         "mount",
     ],
+    // nmap's classifier wants it.
+    links: &[
+        ("usr/lib/x86_64-linux-gnu/libblas.so.3", "blas/libblas.so.3"),
+        ("usr/lib/aarch64-linux-gnu/libblas.so.3", "blas/libblas.so.3"),
+    ],
 };
 
 /// Links that `update-alternatives` or a postinst would make: (place, target).
 const LINKS: &[(&str, &str)] =
     &[("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc"), ("etc/mtab", "../proc/self/mounts")];
 
-/// Unpacks a solution from the pool into `tree`; `progress` gets (packages done, all).
+/// Unpacks a solution from the pool into `tree` and makes its `links`; `progress` gets (packages done, all).
 ///
 /// # Errors
 /// A package cannot be unpacked; the message holds what dpkg-deb said.
 pub fn unpack(
     solution: &Solution,
+    links: &[(&str, &str)],
     pool_dir: &Utf8Path,
     tree: &Utf8Path,
     log: &Log,
@@ -118,11 +128,11 @@ pub fn unpack(
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         handles.into_iter().try_for_each(|h| h.join().map_err(|_| anyhow!("an unpacking thread panicked"))?)
     })?;
-    finish(tree)
+    finish(tree, links)
 }
 
-fn finish(tree: &Utf8Path) -> Result<()> {
-    for (place, target) in LINKS {
+fn finish(tree: &Utf8Path, links: &[(&str, &str)]) -> Result<()> {
+    for (place, target) in LINKS.iter().chain(links) {
         let place = tree.join(place);
         if place.symlink_metadata().is_err() && place.parent().is_some_and(Utf8Path::exists) {
             symlink(target, &place)?;

@@ -52,12 +52,16 @@ impl Builder<'_> {
             for package in &s.packages {
                 list.add(format!("package {}", package.name), package.sha256.clone());
             }
+            for (place, target) in kind.links {
+                list.add(format!("link {place}"), *target);
+            }
             list
         });
         self.stage(&line, kind.stage, ingredients, |work| {
             let solution = solution.as_ref().context("the stage before has a result")?;
             pool::verify(solution, &self.cache.pool())?;
-            tools::unpack(solution, &self.cache.pool(), &work.dir.join("tree"), work.log, work.advance)?;
+            let tree = work.dir.join("tree");
+            tools::unpack(solution, kind.links, &self.cache.pool(), &tree, work.log, work.advance)?;
             Ok(Facts::from([("solution".into(), solution.digest())]))
         })
     }
