@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use build::exec::Log;
 use build::space::Space;
 use build::store::Cache;
-use build::{Builder, Image, Options, doctor};
+use build::{Builder, Image, Options, doctor, tools};
 use camino::{Utf8Path, Utf8PathBuf};
 use recipe::{Arch, Plan};
 
@@ -141,7 +141,7 @@ fn absolute(path: &Utf8Path) -> Result<Utf8PathBuf> {
 fn programs(site: &Site, common: &Common, plan: &Plan, folders: &[&Utf8Path]) -> Result<qemu::Programs> {
     let stages = show::Stages::new();
     let options = Options { verbose: common.verbose, ..Options::default() };
-    let tree = site.builder(options, &stages).lab(plan)?;
+    let tree = site.builder(options, &stages).tree(plan, tools::LAB)?;
     // tun: the tap devices of a lab.
     let mut space = Space::new(&site.program, &tree).device("kvm").device("net/tun");
     for folder in folders {

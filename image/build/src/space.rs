@@ -7,7 +7,8 @@
 //! the scratch `/tmp` vanish together. Nothing is ever mounted on the host.
 //!
 //! Layout seen by the tool: a fresh tmpfs as `/`, the tree's `/usr` and `/etc` bound read-only into it, private
-//! `/proc`, `/dev` and `/tmp`, the binds that the stage asked for, and no network.
+//! `/proc`, `/dev` and `/tmp`, the binds that the stage asked for, and no network. A program that tests a network, such
+//! as a browser, may ask for the one it is started in ([`Space::same_network`]); a build never does.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -44,6 +45,7 @@ pub struct Space {
     tree: Utf8PathBuf,
     binds: Vec<Bind>,
     devices: Vec<String>,
+    same_network: bool,
 }
 
 /// What crosses from [`Space::wrap`] to [`enter`].
@@ -57,7 +59,13 @@ impl Space {
     /// A space over the Debian tree `tree`. `entry` is the program that dispatches [`ENTER`] to [`enter`]: the
     /// running `xtask` itself.
     pub fn new(entry: &Utf8Path, tree: &Utf8Path) -> Self {
-        Space { entry: entry.to_owned(), tree: tree.to_owned(), binds: Vec::new(), devices: Vec::new() }
+        Space {
+            entry: entry.to_owned(),
+            tree: tree.to_owned(),
+            binds: Vec::new(),
+            devices: Vec::new(),
+            same_network: false,
+        }
     }
 
     /// Shows the host's `source` read-only at `target`.
@@ -81,24 +89,35 @@ impl Space {
         self
     }
 
+    /// Leaves the tool in the network namespace that its command line is started in.
+    #[must_use]
+    pub fn same_network(mut self) -> Self {
+        self.same_network = true;
+        self
+    }
+
     /// The argument vector that runs `argv` inside, with exactly the environment `env` and a fixed base.
     pub fn wrap(&self, argv: &[OsString], env: &BTreeMap<String, OsString>) -> Vec<OsString> {
         let env = env.iter().map(|(k, v)| (k.clone(), v.to_string_lossy().into_owned())).collect();
         let order = Order { space: self.clone(), env };
         let order =
             serde_json::to_string(&order).unwrap_or_else(|e| unreachable!("an order is plain data: {e}"));
-        let mut line: Vec<OsString> = Self::prefix().into_iter().map(OsString::from).collect();
+        let mut line: Vec<OsString> = self.prefix().into_iter().map(OsString::from).collect();
         line.extend([self.entry.as_str().into(), ENTER.into(), order.into(), "--".into()]);
         line.extend(argv.iter().cloned());
         line
     }
 
-    fn prefix() -> Vec<&'static str> {
+    fn prefix(&self) -> Vec<&'static str> {
         let mut words = vec!["unshare"];
         if !geteuid().is_root() {
             words.extend(["--user", "--map-root-user", "--map-auto"]);
         }
-        words.extend(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--"]);
+        words.extend(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]);
+        if !self.same_network {
+            words.push("--net");
+        }
+        words.push("--");
         words
     }
 }
@@ -155,7 +174,7 @@ fn lay_out(space: &Space) -> Result<()> {
         let target = root.join(item.target.as_str().trim_start_matches('/'));
         bind(&item.source, &target, item.writable)?;
     }
-    kernel_files(&root)?;
+    kernel_files(&root, space.same_network)?;
     rustix::system::sethostname(b"localhost").context("naming the space")?;
     std::env::set_current_dir(&root).with_context(|| format!("changing into {root}"))?;
     pivot_root(".", ".").context("making the new root")?;
@@ -223,12 +242,16 @@ fn devices(dev: &Utf8Path, extra: &[String]) -> Result<()> {
     tmpfs(&dev.join("shm"), "mode=1777")
 }
 
-fn kernel_files(root: &Utf8Path) -> Result<()> {
+fn kernel_files(root: &Utf8Path, same_network: bool) -> Result<()> {
     let proc = root.join("proc");
     fs_err::create_dir_all(&proc)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", proc.as_std_path(), "proc", flags, None::<&std::ffi::CStr>).context("mounting /proc")?;
     let sys = root.join("sys");
+    if same_network {
+        // A new sysfs shows the network namespace, and only that namespace's owner may mount one.
+        return bind(Utf8Path::new("/sys"), &sys, false);
+    }
     fs_err::create_dir_all(&sys)?;
     mount("sysfs", sys.as_std_path(), "sysfs", flags | MountFlags::RDONLY, None::<&std::ffi::CStr>)
         .context("mounting /sys")
@@ -245,6 +268,8 @@ mod tests {
         let words = space.wrap(&["mkfs.erofs".into(), "--help".into()], &env);
         assert_eq!(words.first().unwrap(), "unshare");
         assert!(words.contains(&OsString::from("--net")));
+        let shared = space.clone().same_network().wrap(&[], &env);
+        assert!(!shared.contains(&OsString::from("--net")));
         let at = words.iter().position(|w| w == ENTER).unwrap();
         let order: Order = serde_json::from_str(words[at + 1].to_str().unwrap()).unwrap();
         assert_eq!(order.space, space);

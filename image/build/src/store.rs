@@ -292,11 +292,12 @@ impl Cache {
         Ok(Entry { dir, facts: file.facts })
     }
 
-    /// Removes all but the newest entries of a stage. Those in use are the newest: a hit counts as new.
+    /// Removes all but the newest entries of a stage, which `lines` lines of work share. Those in use are the
+    /// newest: a hit counts as new.
     ///
     /// # Errors
     /// The store cannot be read or an entry cannot be removed.
-    pub fn clean_up(&self, stage: &str) -> Result<()> {
+    pub fn clean_up(&self, stage: &str, lines: usize) -> Result<()> {
         let dir = self.root.join("store").join(stage);
         if !dir.exists() {
             return Ok(());
@@ -309,7 +310,7 @@ impl Cache {
         }
         entries.sort();
         entries.reverse();
-        for (_, path) in entries.iter().skip(KEPT) {
+        for (_, path) in entries.iter().skip(KEPT * lines) {
             fs_err::remove_dir_all(path)?;
         }
         Ok(())
@@ -442,7 +443,7 @@ mod tests {
         }
         let Lookup::Hit(first) = cache.look_up("l", "s", &list(&[("n", "0")])) else { panic!("miss") };
         first.touch();
-        cache.clean_up("s").unwrap();
+        cache.clean_up("s", 1).unwrap();
         let left: Vec<bool> = keys.iter().map(|k| cache.entry_dir("s", k).exists()).collect();
         assert_eq!(left, [true, false, false, true, true, true]);
     }

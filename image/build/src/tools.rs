@@ -2,7 +2,8 @@
 //!
 //! A tree is made by unpacking `.deb` files with `dpkg-deb -x` and adding the few links that maintainer scripts would
 //! have made. So it needs no root, no chroot and a dozen seconds, and the versions of mkfs.erofs, mke2fs, GRUB, Rust
-//! or QEMU do not depend on the host. Two trees exist: [`BUILDER`] makes images, [`LAB`] boots them.
+//! or QEMU do not depend on the host. Three trees exist: [`BUILDER`] makes images, [`LAB`] boots and scans them,
+//! [`BROWSER`] looks at their webmail.
 
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use crate::pool;
 use crate::solve::Solution;
 
 /// Raise when the way a tree is put together changes.
-pub const CODE_VERSION: u32 = 1;
+pub const CODE_VERSION: u32 = 2;
 
 /// A kind of tools tree.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +57,8 @@ pub const BUILDER: Kind = Kind {
     links: &[],
 };
 
-/// What boots and examines images: QEMU with firmware, partition and file system checkers, and what a private network
-/// of machines needs: DHCP, Tor, and what knocks at doors.
+/// What boots and examines images: QEMU with firmware, partition and file system checkers, what a private network of
+/// machines needs (DHCP, Tor), and the scanners that look at a booted machine from outside.
 pub const LAB: Kind = Kind {
     stage: "lab",
     packages: &[
@@ -81,6 +82,10 @@ pub const LAB: Kind = Kind {
         "openssl",
         "util-linux",
         "mount",
+        "ssh-audit",
+        "testssl.sh",
+        // A small SSH server, to hold ssh-audit against.
+        "dropbear-bin",
     ],
     // nmap's classifier wants it.
     links: &[
@@ -89,9 +94,19 @@ pub const LAB: Kind = Kind {
     ],
 };
 
-/// Links that `update-alternatives` or a postinst would make: (place, target).
-const LINKS: &[(&str, &str)] =
-    &[("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc"), ("etc/mtab", "../proc/self/mounts")];
+/// A browser and something to write with. A tree of its own, since it is the largest and most tests do without:
+/// 197 MB of packages, more than twice the lab. Chromium's `headless-shell` is its smallest build.
+pub const BROWSER: Kind =
+    Kind { stage: "browser", packages: &["chromium-headless-shell", "fonts-dejavu-core"] };
+
+/// Links that `update-alternatives` or a postinst would make: (place, target). One whose target the tree lacks is
+/// left out.
+const LINKS: &[(&str, &str)] = &[
+    ("usr/bin/awk", "mawk"),
+    ("usr/bin/cc", "gcc"),
+    ("usr/lib/x86_64-linux-gnu/libblas.so.3", "blas/libblas.so.3"),
+    ("usr/lib/aarch64-linux-gnu/libblas.so.3", "blas/libblas.so.3"),
+];
 
 /// Unpacks a solution from the pool into `tree` and makes its `links`; `progress` gets (packages done, all).
 ///
@@ -134,9 +149,14 @@ pub fn unpack(
 fn finish(tree: &Utf8Path, links: &[(&str, &str)]) -> Result<()> {
     for (place, target) in LINKS.iter().chain(links) {
         let place = tree.join(place);
-        if place.symlink_metadata().is_err() && place.parent().is_some_and(Utf8Path::exists) {
+        let there = place.with_file_name("").join(target).exists();
+        if there && place.symlink_metadata().is_err() {
             symlink(target, &place)?;
         }
+    }
+    let mounts = tree.join("etc/mtab");
+    if mounts.symlink_metadata().is_err() && tree.join("etc").exists() {
+        symlink("../proc/self/mounts", &mounts)?;
     }
     for (master, place) in [("passwd.master", "passwd"), ("group.master", "group")] {
         let master = tree.join("usr/share/base-passwd").join(master);

@@ -115,14 +115,14 @@ impl<'a> Builder<'a> {
         self.verdicts.into_inner().map_err(|_| anyhow!("a stage panicked"))
     }
 
-    /// The tree of tools that boots and examines images.
+    /// A tree of tools for work outside of a build, such as [`tools::LAB`].
     ///
     /// # Errors
     /// A stage failed.
-    pub fn lab(&self, plan: &Plan) -> Result<Utf8PathBuf> {
+    pub fn tree(&self, plan: &Plan, kind: tools::Kind) -> Result<Utf8PathBuf> {
         let _lock =
             self.cache.lock(|| self.progress.note("another build is using the cache; waiting for it"))?;
-        let entry = self.tools(plan, tools::LAB)?.context("a build that is not a dry run has a result")?;
+        let entry = self.tools(plan, kind)?.context("a build that is not a dry run has a result")?;
         Ok(tools::tree_of(&entry))
     }
 
@@ -160,6 +160,7 @@ impl<'a> Builder<'a> {
             for stage in [
                 "tools",
                 "lab",
+                "browser",
                 "solve",
                 "crates",
                 "agent",
@@ -170,7 +171,8 @@ impl<'a> Builder<'a> {
                 "data",
                 "disk",
             ] {
-                self.cache.clean_up(stage)?;
+                // Each tree and the image have a solution of their own.
+                self.cache.clean_up(stage, if stage == packages::SOLVE { 4 } else { 1 })?;
             }
         }
         Ok(image)
