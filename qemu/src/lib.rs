@@ -54,6 +54,7 @@ pub use error::{Error, Result};
 pub use interactive::{Attach, interactive};
 pub use lab::{GATEWAY, Lab, Port, TorClient, TorNetwork};
 pub use machine::{Keep, Machine};
+pub use process::dies_with_us;
 pub use programs::{Programs, command_line};
 pub use qmp::Qmp;
 pub use run_dir::RunDir;

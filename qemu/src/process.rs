@@ -119,8 +119,9 @@ impl Drop for Process {
 
 /// Makes a command line die with the thread that starts it: the wrapper's process by the host's setpriv, and
 /// the program, should the wrapper have forked, by that of the tree, which dies with the wrapper. Without
-/// setpriv on the host it stays as it is.
-pub(crate) fn dies_with_us(line: &[OsString], wrapper: &[OsString]) -> Vec<OsString> {
+/// setpriv on the host it stays as it is. `line` begins with `wrapper`.
+#[must_use]
+pub fn dies_with_us(line: &[OsString], wrapper: &[OsString]) -> Vec<OsString> {
     let Some(setpriv) = setpriv() else { return line.to_vec() };
     let dies = |program: &Path| [program.as_os_str().to_owned(), "--pdeathsig".into(), "KILL".into()];
     let mut all = dies(&setpriv).to_vec();

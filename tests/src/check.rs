@@ -72,6 +72,11 @@ pub(crate) trait Scenario {
     /// A sentence for the person who watches.
     fn about(&self) -> Cow<'static, str>;
 
+    /// Whether it uses [`Context::browser`].
+    fn wants_browser(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Self::State>;
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<Self::State>>;

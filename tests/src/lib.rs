@@ -7,7 +7,9 @@
 //!
 //! | module | what runs there |
 //! |---|---|
+//! | [`browser`] | a real browser, for the webmail; its scenario holds it against a small server |
 //! | `building` | the builder: as an ordinary user, interrupted, killed |
+//! | [`vantage`] | scanners that look at an appliance from outside, and their scenario |
 //! | `file` | the image file without booting it |
 //! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
@@ -19,12 +21,14 @@
 //! machine fills the computer.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
 use qemu::{Arch, Programs};
 
 mod appliance;
+pub mod browser;
 mod building;
 mod capture;
 mod check;
@@ -38,6 +42,7 @@ mod lab_network;
 mod outside;
 mod report;
 mod runner;
+pub mod vantage;
 mod world;
 
 pub use report::{Outcome, Problem, Report};
@@ -63,6 +68,11 @@ pub struct Context {
     pub recipe: PathBuf,
     /// QEMU and the other lab programs.
     pub programs: Programs,
+    /// Argument vector put before a scanner of the lab's tree (`nmap`, `testssl`, `ssh-audit`), for
+    /// [`vantage::Vantage`].
+    pub scanners: Vec<OsString>,
+    /// The same for the browser's tree; `None` when [`wants_browser`] says that no selected check needs it.
+    pub browser: Option<Vec<OsString>>,
     /// Folder for one folder per scenario: logs, sockets, disk layers. Keep its path short (sockets).
     pub run_root: PathBuf,
     /// Folder for the `JUnit` report.
@@ -95,6 +105,8 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     }
     all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
     all.push(Box::new(lab_network::LabNetwork));
+    all.push(Box::new(browser::scenario::Driver));
+    all.push(Box::new(vantage::scenario::Scanners));
     all.push(Box::new(building::Building));
     all.push(Box::new(outside::Outside));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
@@ -108,6 +120,13 @@ pub fn names(ctx: &Context) -> Vec<String> {
     all.iter()
         .flat_map(|one| one.checks(ctx).into_iter().map(|check| format!("{}::{check}", one.name())))
         .collect()
+}
+
+/// Whether a selected check needs a browser, which is large to fetch.
+#[must_use]
+pub fn wants_browser(ctx: &Context) -> bool {
+    let selected = |one: &dyn Runnable| one.checks(ctx).iter().any(|check| ctx.selects(&one.name(), check));
+    scenarios(ctx).iter().any(|one| one.wants_browser() && selected(one.as_ref()))
 }
 
 /// Runs the selected checks, tells `out` about them as they come, ends with a table and the line

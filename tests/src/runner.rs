@@ -17,6 +17,8 @@ pub(crate) trait Runnable {
 
     fn checks(&self, ctx: &Context) -> Vec<String>;
 
+    fn wants_browser(&self) -> bool;
+
     fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut dyn Write) -> Result<()>;
 }
 
@@ -30,6 +32,10 @@ impl<T: Scenario> Runnable for T {
             .iter()
             .flat_map(|phase| phase.checks.iter().map(|check| check.name.to_string()))
             .collect()
+    }
+
+    fn wants_browser(&self) -> bool {
+        Scenario::wants_browser(self)
     }
 
     fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut dyn Write) -> Result<()> {
@@ -169,6 +175,8 @@ pub(crate) fn context() -> Context {
         cache: "/nowhere/cache".into(),
         recipe: "recipes/none.toml".into(),
         programs: qemu::Programs::debian(qemu::Arch::Amd64, Vec::new()),
+        scanners: Vec::new(),
+        browser: None,
         run_root: "run".into(),
         results: "results".into(),
         golden: "golden".into(),

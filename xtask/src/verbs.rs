@@ -1,6 +1,7 @@
 //! What each verb does: load the plan, call the builder or the harness, print.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -137,19 +138,35 @@ fn absolute(path: &Utf8Path) -> Result<Utf8PathBuf> {
     Ok(Utf8PathBuf::try_from(std::path::absolute(path)?)?)
 }
 
-/// The lab's programs, entered through a space that shows the images and the run folder under their own names.
-fn programs(site: &Site, common: &Common, plan: &Plan, folders: &[&Utf8Path]) -> Result<qemu::Programs> {
+/// A space over a tools tree that shows these folders under their own names.
+fn space(
+    site: &Site,
+    common: &Common,
+    plan: &Plan,
+    kind: tools::Kind,
+    folders: &[&Utf8Path],
+) -> Result<Space> {
     let stages = show::Stages::new();
     let options = Options { verbose: common.verbose, ..Options::default() };
-    let tree = site.builder(options, &stages).tree(plan, tools::LAB)?;
-    // tun: the tap devices of a lab.
-    let mut space = Space::new(&site.program, &tree).device("kvm").device("net/tun");
+    let tree = site.builder(options, &stages).tree(plan, kind)?;
+    let mut space = Space::new(&site.program, &tree);
     for folder in folders {
         fs_err::create_dir_all(folder)?;
         space = space.writable(folder, folder.as_str());
     }
-    let wrapper = space.wrap(&[], &BTreeMap::new());
-    Ok(qemu::Programs::debian(arch(site.arch), wrapper))
+    Ok(space)
+}
+
+/// The lab's programs.
+fn programs(site: &Site, lab: &Space) -> qemu::Programs {
+    // tun: the tap devices of a lab.
+    let wrapper = lab.clone().device("kvm").device("net/tun").wrap(&[], &BTreeMap::new());
+    qemu::Programs::debian(arch(site.arch), wrapper)
+}
+
+/// The argument vector that enters a space and stays in the network namespace it is started in.
+fn same_network(space: Space) -> Vec<OsString> {
+    space.same_network().wrap(&[], &BTreeMap::new())
 }
 
 fn arch(arch: Arch) -> qemu::Arch {
@@ -169,7 +186,7 @@ fn run(common: &Common, out: &Out, headless: bool, firmware: Firmware) -> Result
         return Ok(ExitCode::from(BAD_INPUT));
     }
     let run_root = run_root(&site)?;
-    let programs = programs(&site, common, &plan, &[&out, &run_root])?;
+    let programs = programs(&site, &space(&site, common, &plan, tools::LAB, &[&out, &run_root])?);
     build::exec::exit_on_signals()?;
     let probe = qemu::probe(&programs, arch(site.arch), run_root.as_std_path());
     eprintln!("{}", probe.why);
@@ -213,9 +230,8 @@ fn test(
     let plan = site.plan(common)?;
     let (folder, run_root) = (absolute(&out.out)?, run_root(&site)?);
     let results = site.repo.join("target/test-results");
-    let programs = programs(&site, common, &plan, &[&folder, &run_root])?;
-    build::exec::exit_on_signals()?;
-    let context = scenarios::Context {
+    let lab = space(&site, common, &plan, tools::LAB, &[&folder, &run_root])?;
+    let mut context = scenarios::Context {
         image: image.path.into(),
         image_manifest: Some(image.manifest.into()),
         arch: arch(site.arch),
@@ -223,8 +239,10 @@ fn test(
         checkout: site.repo.clone().into(),
         cache: site.cache.root().to_owned().into(),
         recipe: common.recipe.clone().into(),
-        programs,
-        run_root: run_root.into(),
+        programs: programs(&site, &lab),
+        scanners: same_network(lab),
+        browser: None,
+        run_root: run_root.clone().into(),
         results: results.into(),
         golden: site.repo.join("tests/golden").into(),
         bless: std::env::var_os("CIPOLLA_BLESS").is_some(),
@@ -233,6 +251,11 @@ fn test(
         filter,
         colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
+    if scenarios::wants_browser(&context) {
+        let tree = space(&site, common, &plan, tools::BROWSER, &[&run_root])?;
+        context.browser = Some(same_network(tree));
+    }
+    build::exec::exit_on_signals()?;
     let mut stdout = std::io::stdout();
     let report = scenarios::run(&context, &mut stdout)?;
     stdout.flush()?;
