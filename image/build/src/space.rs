@@ -89,7 +89,8 @@ impl Space {
         self
     }
 
-    /// Leaves the tool in the network namespace that its command line is started in.
+    /// Leaves the tool in the network namespace that its command line is started in. As an ordinary user it gets no
+    /// ids but that user's, so that this also works inside another user namespace.
     #[must_use]
     pub fn same_network(mut self) -> Self {
         self.same_network = true;
@@ -111,7 +112,10 @@ impl Space {
     fn prefix(&self) -> Vec<&'static str> {
         let mut words = vec!["unshare"];
         if !geteuid().is_root() {
-            words.extend(["--user", "--map-root-user", "--map-auto"]);
+            words.extend(["--user", "--map-root-user"]);
+            if !self.same_network {
+                words.push("--map-auto");
+            }
         }
         words.extend(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]);
         if !self.same_network {

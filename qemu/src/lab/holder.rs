@@ -31,6 +31,7 @@ pub(super) struct Holder {
     /// The lab lives as long as this pipe is open.
     line: Option<ChildStdin>,
     wrapper: Vec<OsString>,
+    network: Vec<OsString>,
 }
 
 impl Holder {
@@ -51,14 +52,20 @@ impl Holder {
         let inside = child_of(process.id())?;
         let environment = fs_err::read(format!("/proc/{inside}/environ"))
             .map_err(Error::io("reading the environment in", Path::new("/proc")))?;
-        let wrapper = wrapper(inside, rustix::process::geteuid().is_root(), &environment);
+        let root = rustix::process::geteuid().is_root();
+        let (wrapper, network) = (wrapper(inside, root, &environment), network(inside, root));
         process.keep(keep);
-        Ok(Self { process, line, wrapper })
+        Ok(Self { process, line, wrapper, network })
     }
 
     /// What enters the lab, to be put before every program.
     pub(super) fn wrapper(&self) -> &[OsString] {
         &self.wrapper
+    }
+
+    /// What enters the lab's network only.
+    pub(super) fn network(&self) -> Vec<OsString> {
+        self.network.clone()
     }
 
     /// The process group to kill for the end of everything.
@@ -95,13 +102,25 @@ fn child_of(parent: u32) -> Result<u32> {
 /// Enters the namespaces of a process with its environment. Of another's namespaces an ordinary user may enter
 /// the user namespace first, and has the rights for the others there.
 fn wrapper(pid: u32, root: bool, environment: &[u8]) -> Vec<OsString> {
+    let mut line = enter(pid, root);
+    line.extend(["--mount", "--pid", "--uts", "--ipc", "--net", "--", "/usr/bin/env", "-i"].map(Into::into));
+    let variables = environment.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
+    line.extend(variables.map(|variable| OsStr::from_bytes(variable).to_owned()));
+    line
+}
+
+/// Enters the network namespace of a process; files and processes stay the host's.
+fn network(pid: u32, root: bool) -> Vec<OsString> {
+    let mut line = enter(pid, root);
+    line.extend(["--net", "--"].map(Into::into));
+    line
+}
+
+fn enter(pid: u32, root: bool) -> Vec<OsString> {
     let mut line: Vec<OsString> = vec!["nsenter".into(), format!("--target={pid}").into()];
     if !root {
         line.push("--user".into());
     }
-    line.extend(["--mount", "--pid", "--uts", "--ipc", "--net", "--", "/usr/bin/env", "-i"].map(Into::into));
-    let variables = environment.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
-    line.extend(variables.map(|variable| OsStr::from_bytes(variable).to_owned()));
     line
 }
 
@@ -115,6 +134,8 @@ mod tests {
         let rest = "--mount --pid --uts --ipc --net -- /usr/bin/env -i PATH=/bin TZ=UTC0";
         assert_eq!(line(true).to_string_lossy(), format!("nsenter --target=7 {rest}"));
         assert_eq!(line(false).to_string_lossy(), format!("nsenter --target=7 --user {rest}"));
+        let network = network(7, false).join(OsStr::new(" "));
+        assert_eq!(network.to_string_lossy(), "nsenter --target=7 --user --net --");
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod holder;
 mod tor;
 mod torrc;
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -115,6 +116,12 @@ impl Lab {
     #[must_use]
     pub fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// What enters the lab's network and nothing else of it, to be put before a program that has a tree of its own.
+    #[must_use]
+    pub fn network(&self) -> Vec<OsString> {
+        self.holder.network()
     }
 
     /// The run directory with the logs.

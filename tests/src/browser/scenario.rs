@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use qemu::{Deadline, Probe};
+use qemu::{Deadline, Keep, Lab, Probe, Programs, RunDir};
 
 use super::server::{Proxy, Seen, Server};
 use super::{Browser, Login, Spec};
@@ -31,6 +31,7 @@ pub(crate) struct State {
     login: Login,
     spec: Spec,
     scanners: Vantage,
+    programs: Programs,
     browser: Option<Browser>,
 }
 
@@ -58,7 +59,8 @@ impl Scenario for Driver {
         let login = Login { user: "ada".into(), password: "très secret".into() };
         let scanners = Vantage { namespace: Vec::new(), tree: ctx.scanners.clone() };
         let browser = Some(Browser::start(&spec)?);
-        Ok(State { server: Server::start(&login)?, login, spec, scanners, browser })
+        let programs = ctx.programs.clone();
+        Ok(State { server: Server::start(&login)?, login, spec, scanners, programs, browser })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -75,6 +77,7 @@ impl Scenario for Driver {
         ];
         let without = vec![
             check("proxy_gets_names_and_nothing_goes_past_it", &[], proxied),
+            check("in_a_labs_network_it_sees_only_that", &[], in_a_lab),
             check("no_process_outlives_it", &[], outlived),
         ];
         vec![
@@ -246,6 +249,19 @@ fn proxied(state: &mut State) -> Verdict {
     let other = log.addresses.iter().filter(|one| **one != proxy.address.to_string());
     findings.extend(other.map(|address| format!("it connected to {address}")));
     none_of(&findings)
+}
+
+fn in_a_lab(state: &mut State) -> Verdict {
+    let run_dir = RunDir::create(&state.spec.folder.join("lab"))?;
+    let lab = Lab::start(&state.programs, run_dir, Keep::No)?;
+    let vantage = Vantage { namespace: lab.network(), tree: state.spec.vantage.tree.clone() };
+    let mut browser = Browser::start(&Spec { vantage, ..state.spec.clone() })?;
+    // The server is on the loopback of this program's network, not on that of the lab.
+    match browser.navigate(&format!("{}/", state.server.origin()), soon()) {
+        Ok(page) => fail(format!("the server outside of the lab answered {}", page.status)),
+        Err(error) if error.to_string().ends_with("net::ERR_CONNECTION_REFUSED") => PASS,
+        Err(error) => fail(format!("{error:#}")),
+    }
 }
 
 fn outlived(state: &mut State) -> Verdict {

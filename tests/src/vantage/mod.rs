@@ -29,7 +29,7 @@ pub mod testssl;
 /// A point from which to look: a network namespace, and the tools tree whose programs look.
 #[derive(Clone, Debug, Default)]
 pub struct Vantage {
-    /// Argument vector that enters a network namespace, such as `nsenter --net=… --`; empty for our own.
+    /// Argument vector that enters a network namespace, such as that of [`qemu::Lab::network`]; empty for our own.
     pub namespace: Vec<OsString>,
     /// Argument vector that enters the tree and keeps the network: [`crate::Context::scanners`] or
     /// [`crate::Context::browser`]; empty for the host's own programs.
