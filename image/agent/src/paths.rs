@@ -23,6 +23,8 @@ pub const MAIL: &str = "/var/lib/cipolla/mail";
 pub const WEB: &str = "/var/lib/cipolla/web";
 /// Dovecot's passwd-file.
 pub const USERS: &str = "/var/lib/cipolla/mail/users";
+/// The owner's aliases and mailing lists.
+pub const ADDRESSES: &str = "/var/lib/cipolla/mail/addresses.toml";
 /// nginx's `auth_basic_user_file`.
 pub const HTPASSWD: &str = "/var/lib/cipolla/web/htpasswd";
 /// Roundcube's session key.

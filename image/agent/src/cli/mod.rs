@@ -1,5 +1,6 @@
 //! The command line: what there is to type, and what it runs. No logic of its own.
 
+mod mail;
 mod run;
 mod serve;
 mod upkeep;
@@ -54,6 +55,8 @@ enum Command {
     /// Add, change, list and remove mailboxes.
     #[command(subcommand)]
     User(User),
+    #[command(flatten)]
+    Mail(mail::Mail),
     /// Look at the owner's settings, try new ones, put them into effect.
     #[command(subcommand)]
     Settings(Settings),
@@ -179,6 +182,7 @@ enum User {
 #[derive(Debug, Subcommand)]
 enum Settings {
     /// Show the settings that are in effect, without secrets.
+    #[command(after_help = "Example:\n  cipolla settings show")]
     Show,
     /// Check a settings file and say everything that is wrong with it. Changes nothing.
     #[command(after_help = "Example:\n  cipolla settings check cipolla.toml")]
@@ -202,6 +206,43 @@ pub fn main(cli: &Cli) -> ExitCode {
         Err(error) => {
             eprintln!("cipolla: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// All commands that can be run, with their whole name.
+    fn leaves(command: &clap::Command, name: &str) -> Vec<(String, clap::Command)> {
+        let mut found = Vec::new();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let name = format!("{name} {}", sub.get_name());
+            if sub.has_subcommands() {
+                found.extend(leaves(sub, &name));
+            } else {
+                found.push((name, sub.clone()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        let leaves = leaves(&Cli::command(), "cipolla");
+        assert!(leaves.len() > 30, "{}", leaves.len());
+        for (name, mut command) in leaves.into_iter().filter(|(_, command)| !command.is_hide_set()) {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example"), "{name} has no example");
+            assert!(help.contains(&name), "the example of {name} shows another command: {help}");
+            assert!(command.get_about().is_some(), "{name} does not say what it does");
         }
     }
 }

@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Access, Cli, Command, Settings, User, serve, upkeep};
+use super::{Access, Cli, Command, Settings, User, mail, serve, upkeep};
 use crate::boot_partition::{MountedBootPartition, NoBootPartition};
 use crate::commands::{access, credentials, settings, status, user};
 use crate::fs::RealFs;
@@ -102,6 +102,7 @@ fn owner(cli: &Cli, command: &Command, machine: &Machine<'_>) -> Result<ExitCode
             }
         }
         Command::Access(command) => access(cli, command, machine)?,
+        Command::Mail(command) => mail::run(cli, command, machine)?,
         Command::User(command) => user(cli, command, machine)?,
         Command::Settings(command) => return settings(cli, command, machine),
         Command::Boot { .. } | Command::Initrd { .. } | Command::Serve(_) => {

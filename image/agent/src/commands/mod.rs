@@ -2,8 +2,12 @@
 //! command line prints it.
 
 pub mod access;
+pub mod alias;
 pub mod bans;
+pub mod block;
 pub mod credentials;
+pub mod list;
+pub mod queue;
 pub mod services;
 pub mod settings;
 pub mod status;

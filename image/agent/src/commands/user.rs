@@ -69,7 +69,7 @@ fn choose(
 fn edit_users(machine: &Machine<'_>, edit: impl FnOnce(&str, &str) -> Result<String>) -> Result<()> {
     let writer = Writer::lock(machine)?;
     let owner = load::load(machine.fs, None)?.settings.owner.mailbox;
-    writer.put_users(&edit(&writer.users()?, writer.domain())?)?;
+    writer.put_mailboxes(&edit(&writer.users()?, writer.domain())?)?;
     writer.refresh_tables(&owner)?;
     Ok(())
 }

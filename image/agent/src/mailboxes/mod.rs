@@ -1,20 +1,23 @@
-//! Mailboxes: Dovecot's passwd-file ([`users`]), and the tables of Postfix that follow from it ([`tables`]).
+//! Mailboxes: Dovecot's passwd-file ([`users`]), the owner's aliases and lists ([`book`]), and the tables of Postfix
+//! that follow from both ([`tables`]).
 //!
-//! The passwd-file is the truth about who has a mailbox. It is changed by a [`Writer`] only, one at a time: the
+//! The passwd-file is the truth about who has a mailbox. All of it is changed by a [`Writer`] only, one at a time: the
 //! owner's commands, the webmail's change of a password and the start of the appliance do not lose each other's
 //! changes.
 
+pub mod book;
 pub mod tables;
 pub mod users;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 
 use crate::accounts::Accounts;
-use crate::fs::{Lock, Replace, atomic};
+use crate::fs::{Access, Lock, Replace, atomic};
 use crate::machine::Machine;
 use crate::onions::Onion;
 use crate::paths;
+use book::AddressBook;
 use tables::Table;
 
 /// Whoever may change mailboxes now. Others wait until it is dropped.
@@ -50,6 +53,39 @@ impl<'w, 'm> Writer<'w, 'm> {
         users::load(self.machine.fs)
     }
 
+    /// The owner's aliases and lists as they are now.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn book(&self) -> Result<AddressBook> {
+        AddressBook::load(self.machine.fs)
+    }
+
+    /// Replaces aliases and lists.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, and from the file system.
+    pub fn put_book(&self, book: &AddressBook) -> Result<()> {
+        self.agree(&self.users()?, book)?;
+        let path = Utf8Path::new(paths::ADDRESSES);
+        atomic::put(self.machine.fs, path, book.text()?.as_bytes(), Access::root(0o600), Replace::Allowed)
+    }
+
+    /// Whether mailboxes, aliases and lists fit together.
+    fn agree(&self, users: &str, book: &AddressBook) -> Result<()> {
+        let problems = book.problems(&users::locals(users, &self.domain));
+        if problems.is_empty() { Ok(()) } else { bail!("nothing was changed:\n{}", problems.join("\n")) }
+    }
+
+    /// Replaces the passwd-file by one with other mailboxes.
+    ///
+    /// # Errors
+    /// When an alias or list would not fit any more, and from the file system.
+    pub fn put_mailboxes(&self, users: &str) -> Result<()> {
+        self.agree(users, &self.book()?)?;
+        self.put_users(users)
+    }
+
     /// Replaces the passwd-file.
     ///
     /// # Errors
@@ -58,6 +94,14 @@ impl<'w, 'm> Writer<'w, 'm> {
         let fs = self.machine.fs;
         let access = Accounts::load(fs)?.of_group("dovecot", 0o640)?;
         atomic::put(fs, Utf8Path::new(paths::USERS), users.as_bytes(), access, Replace::Allowed)
+    }
+
+    /// Replaces a table that only the owner fills.
+    ///
+    /// # Errors
+    /// When it is refused, or from the file system.
+    pub fn put_table(&self, table: &Table) -> Result<()> {
+        tables::put(self.machine, table)
     }
 
     /// Brings the tables of Postfix up to date. Returns which were not.
@@ -78,6 +122,6 @@ impl<'w, 'm> Writer<'w, 'm> {
 pub fn outdated_tables(machine: &Machine<'_>, owner: &str) -> Result<Vec<Table>> {
     let domain = Onion::Mx.address(machine.fs)?.to_string();
     let locals = users::locals(&users::load(machine.fs)?, &domain);
-    let wanted = tables::derived(&locals, owner, &domain);
+    let wanted = tables::derived(&locals, &AddressBook::load(machine.fs)?, owner, &domain);
     tables::outdated(machine.fs, &wanted, machine.programs.has("postmap"))
 }

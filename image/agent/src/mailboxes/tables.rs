@@ -1,4 +1,4 @@
-//! The tables of Postfix that follow from the mailboxes: text files that postmap(1) compiles.
+//! The tables of Postfix: text files that postmap(1) compiles. Most follow from mailboxes, aliases and lists.
 //!
 //! The compiled table is put in place first, so an up-to-date text means an up-to-date table. The text is the
 //! very file that was compiled, and therefore not newer: Postfix warns of newer ones.
@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::book::AddressBook;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::machine::Machine;
 use crate::paths;
@@ -44,19 +45,32 @@ fn compiled(path: &Utf8Path) -> Utf8PathBuf {
     Utf8PathBuf::from(format!("{path}.lmdb"))
 }
 
-/// The tables that follow from the mailboxes.
+/// The tables that follow from mailboxes, aliases and lists. A mailbox wins over an alias or list of its name, and
+/// all three over a role.
 #[must_use]
-pub fn derived(locals: &[String], owner: &str, domain: &str) -> [Table; 3] {
-    let lines = |line: &dyn Fn(&str) -> String| locals.iter().fold(String::new(), |all, l| all + &line(l));
-    let mut aliases = String::new();
-    for role in ROLES.iter().filter(|role| !locals.iter().any(|local| local == *role)) {
-        let _ = writeln!(aliases, "{role}@{domain} {owner}@{domain}");
+pub fn derived(locals: &[String], book: &AddressBook, owner: &str, domain: &str) -> [Table; 3] {
+    let at = |local: &str| format!("{local}@{domain}");
+    let free = |name: &str| locals.iter().all(|local| local != name);
+    let (mut mailboxes, mut aliases, mut senders) = (String::new(), String::new(), String::new());
+    for local in locals {
+        let _ = writeln!(mailboxes, "{} {local}", at(local));
+        let _ = writeln!(senders, "{} {}", at(local), at(local));
     }
-    [
-        Table { name: "mailboxes", text: lines(&|local| format!("{local}@{domain} {local}\n")) },
-        Table { name: "aliases", text: aliases },
-        Table { name: "senders", text: lines(&|local| format!("{local}@{domain} {local}@{domain}\n")) },
-    ]
+    let taken = |role: &str| book.aliases.keys().chain(book.lists.keys()).any(|name| name.as_str() == role);
+    for role in ROLES.iter().filter(|role| free(role) && !taken(role)) {
+        let _ = writeln!(aliases, "{} {}", at(role), at(owner));
+    }
+    for (name, behind) in book.aliases.iter().filter(|(name, _)| free(name.as_str())) {
+        let behind: Vec<_> = behind.iter().map(|local| at(local.as_str())).collect();
+        let _ = writeln!(aliases, "{} {}", at(name.as_str()), behind.join(","));
+        let _ = writeln!(senders, "{} {}", at(name.as_str()), behind.join(","));
+    }
+    for (name, members) in book.lists.iter().filter(|(name, _)| free(name.as_str())) {
+        let members: Vec<_> = members.iter().map(|member| member.address(domain)).collect();
+        let _ = writeln!(aliases, "{} {}", at(name.as_str()), members.join(","));
+    }
+    [("mailboxes", mailboxes), ("aliases", aliases), ("senders", senders)]
+        .map(|(name, text)| Table { name, text })
 }
 
 /// The tables that are not in place or, if `compile` says that they should be, not compiled since.
@@ -124,10 +138,33 @@ mod tests {
 
     #[test]
     fn roles_reach_the_owner() {
-        let [mailboxes, aliases, senders] = derived(&["ada".into(), "noc".into()], "ada", DOMAIN);
+        let [mailboxes, aliases, senders] =
+            derived(&["ada".into(), "noc".into()], &AddressBook::default(), "ada", DOMAIN);
         assert_eq!(mailboxes.text, "ada@example.onion ada\nnoc@example.onion noc\n");
         assert!(aliases.text.contains("postmaster@example.onion ada@example.onion\n"));
         assert!(!aliases.text.contains("noc@"), "a mailbox of that name gets its own mail");
         assert!(senders.text.contains("ada@example.onion ada@example.onion\n"));
+    }
+
+    #[test]
+    fn aliases_and_lists_lead_to_mailboxes() {
+        let other = identity::onion::OnionKey::from_seed(&[9; 32]).address();
+        let text = format!(
+            "[aliases]\nsales = [\"ada\", \"bob\"]\nabuse = [\"bob\"]\nbob = [\"ada\"]\n[lists]\nteam = [\"ada\", \"eve@{other}\"]\n"
+        );
+        let book = AddressBook::parse(&text).unwrap();
+        let [_, aliases, senders] = derived(&["ada".into(), "bob".into()], &book, "ada", DOMAIN);
+        let line = |text: &str, key: &str| {
+            let lines: Vec<_> =
+                text.lines().filter(|line| line.starts_with(&format!("{key}@{DOMAIN} "))).collect();
+            lines.join("|").replace(&format!("{key}@{DOMAIN} "), "")
+        };
+        assert_eq!(line(&aliases.text, "sales"), "ada@example.onion,bob@example.onion");
+        assert_eq!(line(&aliases.text, "abuse"), "bob@example.onion", "the owner's alias wins over the role");
+        assert_eq!(line(&aliases.text, "bob"), "", "a mailbox gets its own mail");
+        assert_eq!(line(&aliases.text, "team"), format!("ada@example.onion,eve@{other}"));
+        assert_eq!(line(&senders.text, "sales"), "ada@example.onion,bob@example.onion");
+        assert_eq!(line(&senders.text, "team"), "", "nobody writes as a list");
+        assert_eq!(line(&senders.text, "bob"), "bob@example.onion");
     }
 }
