@@ -80,7 +80,7 @@ impl fmt::Display for Message {
 
 /// A stranger's text without what would steer the owner's terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
 }
 
 /// Runs one of Postfix's programs.
