@@ -158,8 +158,9 @@ fn user(cli: &Cli, command: &User, machine: &Machine<'_>) -> Result<()> {
             print(cli, &said, &said)
         }
         User::Remove { name } => {
-            user::remove(machine, name)?;
-            let said = format!("{name} is closed; the mail is still in /var/vmail");
+            let problems = user::remove(machine, name)?;
+            let mut said = format!("{name} is closed; the mail is still in /var/vmail");
+            said.extend(problems.iter().map(|problem| format!("\n{problem}")));
             print(cli, &said, &said)
         }
     }

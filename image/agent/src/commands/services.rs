@@ -1,6 +1,9 @@
 //! Telling services that their configuration changed.
 
+use std::time::Duration;
+
 use anyhow::Result;
+use camino::Utf8Path;
 
 use crate::machine::Machine;
 
@@ -38,6 +41,36 @@ pub fn reload(machine: &Machine<'_>, units: &[&str]) -> Result<Vec<String>> {
         if !ran.success {
             problems.push(format!("{unit} could not be reloaded: {}", ran.stderr.trim()));
         }
+    }
+    Ok(problems)
+}
+
+/// Dovecot's socket for those who may ask about logins; there while Dovecot runs.
+const AUTH_SOCKET: &str = "/run/dovecot/auth-master";
+
+/// After this time Dovecot looks at the passwd-file again.
+const LOOKUP: Duration = Duration::from_millis(1100);
+
+/// Makes Dovecot forget a password that is not right any more (its cache knows it for an hour) and, if wanted, ends
+/// the sessions that began with it. Returns what went wrong, as the owner should read it.
+///
+/// # Errors
+/// When doveadm(1) cannot be started.
+pub fn forget_login(machine: &Machine<'_>, address: &str, end_sessions: bool) -> Result<Vec<String>> {
+    let runs = machine.fs.entry(Utf8Path::new(AUTH_SOCKET))?.is_some();
+    let mut problems = Vec::new();
+    if !runs || !machine.programs.has("doveadm") {
+        return Ok(problems);
+    }
+    // Dovecot looks at the passwd-file once a second at most; what it looked up before must not come in again.
+    std::thread::sleep(LOOKUP);
+    let ran = machine.programs.run(&["doveadm", "auth", "cache", "flush", address])?;
+    if !ran.success {
+        problems.push(format!("the old password may work for another hour: {}", ran.stderr.trim()));
+    }
+    if end_sessions {
+        // It fails when there is no session to end.
+        machine.programs.run(&["doveadm", "kick", address])?;
     }
     Ok(problems)
 }

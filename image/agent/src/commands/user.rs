@@ -8,6 +8,7 @@ use identity::{dovecot, passphrase, policy};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::services;
 use crate::machine::Machine;
 use crate::mailboxes::{Writer, users};
 use crate::onions::Onion;
@@ -21,6 +22,8 @@ pub struct Account {
     /// The password, if it was made here. It is shown once.
     #[serde(serialize_with = "in_clear")]
     pub password: Option<Zeroizing<String>>,
+    /// What went wrong with telling Dovecot.
+    pub problems: Vec<String>,
 }
 
 fn in_clear<S: serde::Serializer>(
@@ -37,13 +40,15 @@ impl Account {
     /// What the owner reads.
     #[must_use]
     pub fn text(&self) -> Zeroizing<String> {
-        Zeroizing::new(match &self.password {
+        let mut text = Zeroizing::new(match &self.password {
             Some(password) => format!(
-                "mailbox   {}\npassword  {}\n\nThe password is shown once and not kept here.",
+                "mailbox   {}\npassword  {}\n\nThe password is shown once and not kept here.\n",
                 self.address, **password
             ),
-            None => format!("mailbox   {}\npassword  as given", self.address),
-        })
+            None => format!("mailbox   {}\npassword  as given\n", self.address),
+        });
+        text.extend(self.problems.iter().map(|problem| format!("{problem}\n")));
+        text
     }
 }
 
@@ -99,7 +104,8 @@ fn set_password(
             }
         }
     })?;
-    Ok(Account { address, password: made.then_some(password) })
+    let problems = services::forget_login(machine, &address, !new)?;
+    Ok(Account { address, password: made.then_some(password), problems })
 }
 
 /// Makes a mailbox.
@@ -165,20 +171,22 @@ pub fn text(list: &[Entry]) -> String {
     list.iter().map(line).collect()
 }
 
-/// Closes a mailbox.
+/// Closes a mailbox and ends its sessions. Returns what went wrong with that.
 ///
 /// # Errors
 /// When there is none, or it is the owner's.
-pub fn remove(machine: &Machine<'_>, name: &str) -> Result<()> {
+pub fn remove(machine: &Machine<'_>, name: &str) -> Result<Vec<String>> {
     let local: LocalPart = name.parse()?;
     if load::load(machine.fs, None)?.settings.owner.mailbox == local.as_str() {
         bail!(
             "{local} is the owner, who gets the mail for postmaster; name another owner in the settings first"
         );
     }
+    let mut address = String::new();
     edit_users(machine, |users, domain| {
-        let address = format!("{local}@{domain}");
+        address = format!("{local}@{domain}");
         users::without(users, &address)
             .with_context(|| format!("there is no {address}; see: cipolla user list"))
-    })
+    })?;
+    services::forget_login(machine, &address, true)
 }

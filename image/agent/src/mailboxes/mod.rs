@@ -9,6 +9,8 @@ pub mod book;
 pub mod tables;
 pub mod users;
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 
@@ -92,8 +94,12 @@ impl<'w, 'm> Writer<'w, 'm> {
     /// From the file system.
     pub fn put_users(&self, users: &str) -> Result<()> {
         let fs = self.machine.fs;
+        let path = Utf8Path::new(paths::USERS);
         let access = Accounts::load(fs)?.of_group("dovecot", 0o640)?;
-        atomic::put(fs, Utf8Path::new(paths::USERS), users.as_bytes(), access, Replace::Allowed)
+        if let Some(entry) = fs.entry(path)? {
+            std::thread::sleep(until_noticed(entry.modified, SystemTime::now()));
+        }
+        atomic::put(fs, path, users.as_bytes(), access, Replace::Allowed)
     }
 
     /// Replaces a table that only the owner fills.
@@ -115,6 +121,17 @@ impl<'w, 'm> Writer<'w, 'm> {
     }
 }
 
+/// How long to wait before a change, so that Dovecot notices it: it reads the file again when its length or the
+/// *second* of its last change is another one, and a new hash is as long as the old one.
+fn until_noticed(modified: SystemTime, now: SystemTime) -> Duration {
+    let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if since(modified).as_secs() != since(now).as_secs() {
+        return Duration::ZERO;
+    }
+    // A little more, because the kernel's clock for files goes in ticks.
+    Duration::from_millis(1010).saturating_sub(Duration::from_nanos(since(now).subsec_nanos().into()))
+}
+
 /// The tables of Postfix that are not as the mailboxes want them; `owner` gets the mail for roles.
 ///
 /// # Errors
@@ -124,4 +141,18 @@ pub fn outdated_tables(machine: &Machine<'_>, owner: &str) -> Result<Vec<Table>>
     let locals = users::locals(&users::load(machine.fs)?, &domain);
     let wanted = tables::derived(&locals, &AddressBook::load(machine.fs)?, owner, &domain);
     tables::outdated(machine.fs, &wanted, machine.programs.has("postmap"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_changes_are_never_in_one_second() {
+        let time = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        assert_eq!(until_noticed(time(5_900), time(6_000)), Duration::ZERO);
+        assert_eq!(until_noticed(time(5_100), time(5_300)), Duration::from_millis(710));
+        assert_eq!(until_noticed(time(5_999), time(5_999)), Duration::from_millis(11));
+        assert_eq!(until_noticed(time(9_000), time(5_000)), Duration::ZERO, "the clock was set back");
+    }
 }

@@ -14,6 +14,7 @@ use identity::mailbox::{LocalPart, Mailbox};
 use identity::{dovecot, policy};
 
 use super::line;
+use crate::commands::services;
 use crate::machine::Machine;
 use crate::mailboxes::{Writer, users};
 use crate::onions::Onion;
@@ -179,6 +180,10 @@ impl Passwords for Mailboxes<'_, '_> {
         let changed = users::with_hash(&users, &address, &hash).context("the mailbox vanished")?;
         writer.put_users(&changed)?;
         self.approved = None;
+        // The password is changed, whatever comes of this; the journal gets to know.
+        services::forget_login(self.machine, &address, false)?
+            .iter()
+            .for_each(|problem| eprintln!("{problem}"));
         Ok(Ok(()))
     }
 
