@@ -47,6 +47,21 @@ pub fn bootstrap() -> Result<u8> {
     progress(&reply.lines).context("Tor's answer names no progress")
 }
 
+/// From when until when the network's consensus is valid, each as `YYYY-MM-DD HH:MM:SS` in UTC: how late it is in the
+/// eyes of the Tor network.
+///
+/// # Errors
+/// When Tor does not run, does not answer, or has no consensus.
+pub fn consensus_times() -> Result<(String, String)> {
+    let lines = ask("GETINFO consensus/valid-after consensus/valid-until")?;
+    let value = |key: &str| {
+        let found =
+            lines.iter().find_map(|line| Some(line.split_once(key)?.1.trim_start_matches('=').to_owned()));
+        found.filter(|value| !value.is_empty()).with_context(|| format!("Tor's answer names no {key}"))
+    };
+    Ok((value("consensus/valid-after")?, value("consensus/valid-until")?))
+}
+
 fn progress(lines: &[String]) -> Option<u8> {
     lines.iter().find_map(|line| {
         let (_, rest) = line.split_once("PROGRESS=")?;

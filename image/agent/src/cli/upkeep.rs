@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use super::Cli;
 use super::run::{confirm, need_root, print};
-use crate::commands::{bans, verify, watch};
+use crate::commands::{bans, digest, verify, watch};
 use crate::machine::Machine;
 
 /// The exit status for "it works, and it found something", which is neither an error (1) nor bad usage (2).
@@ -56,6 +56,25 @@ pub(super) enum Upkeep {
         #[arg(long, requires = "accept")]
         yes: bool,
     },
+    /// Summarise the last day: mail, logins, bans, firewall, disk, integrity, certificates, Tor, clock.
+    ///
+    /// A timer mails it to the owner every day. It holds numbers and reasons, but nobody's address, since it lies in a
+    /// mailbox. Another timer looks every ten minutes whether somebody is guessing passwords.
+    #[command(after_help = "Examples:\n  \
+        cipolla digest               # on this screen\n  \
+        cipolla digest --hours 1     # what is going on right now?\n  \
+        cipolla digest --mail        # to the owner's mailbox, as the timer does")]
+    Digest {
+        /// How far back to look, in hours.
+        #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
+        hours: u32,
+        /// Send it to the owner's mailbox instead of printing it.
+        #[arg(long)]
+        mail: bool,
+        /// Send nothing but a warning, and only if the last hour was an attack and no warning went out lately.
+        #[arg(long, conflicts_with_all = ["mail", "hours"])]
+        alert: bool,
+    },
     /// Look whether the onion services can be reached from the Tor network, and mend it if not.
     ///
     /// A timer runs this every five minutes. If a service stays away, Tor is first reloaded, then restarted, and if
@@ -97,6 +116,21 @@ pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<
         Upkeep::Verify { accept, yes } => {
             need_root("comparing with the record")?;
             return verify(cli, machine, *accept, *yes);
+        }
+        Upkeep::Digest { alert: true, .. } => {
+            need_root("reading the journal")?;
+            let warning = digest::alert(machine)?;
+            print(cli, &warning, warning.as_deref().unwrap_or("no attack, or the owner was warned lately"))?;
+        }
+        Upkeep::Digest { hours, mail, .. } => {
+            need_root("reading the journal")?;
+            let summary = digest::read(machine, *hours)?;
+            if *mail {
+                digest::send(machine, &summary)?;
+                print(cli, &true, "the digest is on its way to the owner's mailbox")?;
+            } else {
+                print(cli, &summary, &summary.text())?;
+            }
         }
         Upkeep::Watch { look } => {
             need_root("looking after Tor")?;

@@ -6,6 +6,7 @@ pub mod alias;
 pub mod bans;
 pub mod block;
 pub mod credentials;
+pub mod digest;
 pub mod list;
 pub mod queue;
 pub mod services;

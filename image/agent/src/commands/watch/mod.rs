@@ -1,6 +1,6 @@
 //! `cipolla watch`: whether the onion services can be reached, and what to do if not.
 //!
-//! Run every few minutes by a timer. It *looks* ([`look`]), *decides* ([`plan`], pure) and *acts*, in steps that
+//! Run every few minutes by a timer. It *looks* ([`look()`]), *decides* ([`plan`], pure) and *acts*, in steps that
 //! disturb more and more: ask Tor for new circuits and to read its configuration again, restart Tor, tell the owner.
 //! What it found and did is kept in memory ([`crate::paths::WATCH`]) for status, digest and the next run.
 //!
@@ -57,7 +57,7 @@ pub fn look(machine: &Machine<'_>) -> Result<Seen> {
 /// Looks, decides and acts. Returns what was seen, and the memory after it.
 ///
 /// # Errors
-/// As [`look`], and when a step fails.
+/// As [`look()`], and when a step fails.
 pub fn run(machine: &Machine<'_>, say: &mut dyn FnMut(&str)) -> Result<(Seen, Memory)> {
     let now = machine.now.duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
     let memory = remembered(machine.fs)?;
