@@ -159,6 +159,19 @@ impl Machine {
         self.ask("systemctl reboot --no-block", deadline)
     }
 
+    /// Cuts the power and turns it on again: what the guest has not handed to its disk is lost. Wait for the
+    /// console or the shell afterwards.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub fn power_cut(&mut self, deadline: Deadline) -> Result<()> {
+        self.qmp.reset(deadline)?;
+        if let Some(shell) = &mut self.shell {
+            shell.cut_off();
+        }
+        Ok(())
+    }
+
     /// Asks the guest to power off in order and waits until QEMU has ended.
     ///
     /// # Errors

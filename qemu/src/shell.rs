@@ -69,6 +69,11 @@ impl Shell {
         Ok(())
     }
 
+    /// The guest was restarted from outside: the shell has to say hello again.
+    pub(crate) fn cut_off(&mut self) {
+        self.boot = None;
+    }
+
     /// Runs a script with `/bin/sh`, as root, with empty stdin, in a folder of its own under `/run`.
     pub(crate) fn run(
         &mut self,

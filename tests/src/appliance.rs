@@ -64,6 +64,12 @@ impl Appliance {
         self.wait_boot()
     }
 
+    /// Cuts the power, turns it on again, and waits as [`Appliance::wait_boot`].
+    pub(crate) fn power_cut(&mut self) -> anyhow::Result<()> {
+        self.machine.power_cut(Deadline::seconds(SCRIPT))?;
+        self.wait_boot()
+    }
+
     /// Runs a script as root, whatever its status.
     pub(crate) fn run(&mut self, script: &str) -> anyhow::Result<Output> {
         Ok(self.machine.run(script, Deadline::seconds(SCRIPT))?)

@@ -14,6 +14,7 @@
 //! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
+//! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
 //! | `outside` | one appliance in that network: its packets, its open ports |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
@@ -39,6 +40,7 @@ mod grub_slots;
 mod image;
 mod journal;
 mod lab_network;
+mod mail;
 mod outside;
 mod report;
 mod runner;
@@ -109,6 +111,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(vantage::scenario::Scanners));
     all.push(Box::new(building::Building));
     all.push(Box::new(outside::Outside));
+    all.push(Box::new(mail::Mail));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all
 }

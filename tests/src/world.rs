@@ -77,6 +77,11 @@ impl World {
         Ok(self.client.insert(client))
     }
 
+    /// A relay's address, which nobody but Tor may reach.
+    pub(crate) fn relay(&self) -> anyhow::Result<std::net::SocketAddrV4> {
+        self.tor.endpoints().first().copied().ok_or_else(|| anyhow!("the network has no relays"))
+    }
+
     pub(crate) fn lab(&self) -> &Lab {
         &self.lab
     }

@@ -53,7 +53,7 @@ pub fn bootstrap() -> Result<u8> {
 /// # Errors
 /// When Tor does not run, does not answer, or has no consensus.
 pub fn consensus_times() -> Result<(String, String)> {
-    let lines = ask("GETINFO consensus/valid-after consensus/valid-until")?;
+    let lines = Conversation::open()?.ask("GETINFO consensus/valid-after consensus/valid-until")?;
     let value = |key: &str| {
         let found =
             lines.iter().find_map(|line| Some(line.split_once(key)?.1.trim_start_matches('=').to_owned()));

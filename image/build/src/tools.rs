@@ -97,16 +97,11 @@ pub const LAB: Kind = Kind {
 /// A browser and something to write with. A tree of its own, since it is the largest and most tests do without:
 /// 197 MB of packages, more than twice the lab. Chromium's `headless-shell` is its smallest build.
 pub const BROWSER: Kind =
-    Kind { stage: "browser", packages: &["chromium-headless-shell", "fonts-dejavu-core"] };
+    Kind { stage: "browser", packages: &["chromium-headless-shell", "fonts-dejavu-core"], links: &[] };
 
 /// Links that `update-alternatives` or a postinst would make: (place, target). One whose target the tree lacks is
 /// left out.
-const LINKS: &[(&str, &str)] = &[
-    ("usr/bin/awk", "mawk"),
-    ("usr/bin/cc", "gcc"),
-    ("usr/lib/x86_64-linux-gnu/libblas.so.3", "blas/libblas.so.3"),
-    ("usr/lib/aarch64-linux-gnu/libblas.so.3", "blas/libblas.so.3"),
-];
+const LINKS: &[(&str, &str)] = &[("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc")];
 
 /// Unpacks a solution from the pool into `tree` and makes its `links`; `progress` gets (packages done, all).
 ///

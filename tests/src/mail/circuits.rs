@@ -1,0 +1,161 @@
+//! Per circuit: limits, bans, and who may see a service at all.
+
+use std::time::{Duration, Instant};
+
+use super::{PEER, Person, State};
+use crate::Context;
+use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+
+pub(super) fn checks(_: &Context) -> Vec<Check<State>> {
+    vec![
+        check("two_circuits_two_limits", &["R19", "R29"], two_circuits_two_limits),
+        check("half_open_connections_do_not_block", &["R29"], half_open),
+        check("ban_closes_only_the_offender", &["R19", "R20", "R21"], ban_closes_only_the_offender),
+        check("attacker_circuit_does_not_slow_owner", &["R19"], attacker_does_not_slow_owner),
+        check("forged_proxy_header_refused", &["R2", "R19"], forged_header),
+    ]
+}
+
+fn two_circuits_two_limits(state: &mut State) -> Verdict {
+    let mut held = Vec::new();
+    let mut refused = None;
+    for _ in 0..7 {
+        match state.greeting("crowd") {
+            Ok((smtp, greeting)) if greeting.code == 220 => held.push(smtp),
+            Ok((_, greeting)) => {
+                refused = Some(greeting.to_string());
+                break;
+            }
+            Err(error) => {
+                refused = Some(format!("{error:#}"));
+                break;
+            }
+        }
+    }
+    let Some(refused) = refused else { return fail("seven connections of one circuit were let in") };
+    let (_, other) = state.greeting("somebody else")?;
+    if held.len() >= 4 && other.code == 220 {
+        return PASS;
+    }
+    fail(format!("{} were let in, then: {refused}; another circuit: {other}", held.len()))
+}
+
+/// The time of one login of the owner's, on a circuit that is up.
+fn owner_logs_in(state: &State, circuit: &str) -> anyhow::Result<Duration> {
+    let (mut imap, _) = state.imap(circuit)?;
+    let started = Instant::now();
+    let answer = imap.login(&state.at("ada")?, &state.password(Person::Ada)?)?;
+    anyhow::ensure!(answer.agreed(), "{}", answer.text);
+    Ok(started.elapsed())
+}
+
+/// Strangers who connect and say nothing.
+fn half_open(state: &mut State) -> Verdict {
+    let mut silent = Vec::new();
+    for number in 0..20 {
+        silent.push(state.greeting(&format!("silent {}", number / 4))?);
+    }
+    let (_, greeting) = state.greeting("somebody who speaks")?;
+    owner_logs_in(state, "owner in a crowd")?;
+    if greeting.code == 220 { PASS } else { fail(greeting.to_string()) }
+}
+
+fn ban_closes_only_the_offender(state: &mut State) -> Verdict {
+    let ada = state.at("ada")?;
+    let mut owner = state.mailbox("owner at work", Person::Ada)?;
+    let mut findings = Vec::new();
+    let mut guesses = 0;
+    let (mut imap, _) = state.imap("offender")?;
+    // Dovecot hears three guesses in a dialogue; the ban comes after five lines in the journal.
+    let closed = loop {
+        match imap.login(&ada, &format!("guess {guesses}")) {
+            Ok(answer) if answer.agreed() => return fail("a guess was right"),
+            Ok(_) => guesses += 1,
+            Err(_) => match state.imap("offender") {
+                Ok((again, _)) if guesses < 12 => imap = again,
+                _ => break true,
+            },
+        }
+        if guesses >= 12 {
+            break imap.talk().wait_closed();
+        }
+    };
+    if !closed {
+        findings.push(format!("{guesses} wrong passwords, and the circuit is still open"));
+    }
+    let script = "for n in $(seq 40); do cipolla bans --json | grep -q fc00:dead:beef:4dad && break; sleep 0.5; done; cipolla bans";
+    let bans = state.resident.appliance.read(script)?;
+    if !bans.contains("fc00:dead:beef:4dad") {
+        findings.push(format!("no circuit is banned: {bans}"));
+    }
+    if !owner.demand("NOOP")?.agreed() {
+        findings.push("the owner was thrown out".to_owned());
+    }
+    let unbanned = state.resident.appliance.run("cipolla unban --all && cipolla bans")?;
+    if !unbanned.status.success() || unbanned.stdout.contains("fc00:dead") {
+        findings.push(format!("cipolla unban --all: {}{}", unbanned.stdout, unbanned.stderr));
+    }
+    none_of(&findings)
+}
+
+/// While others guess, the owner's login takes no more than twice the time of a quiet one, and the time that the
+/// emulated processor spends on the guessers' own hashes.
+fn attacker_does_not_slow_owner(state: &mut State) -> Verdict {
+    let ada = state.at("ada")?;
+    let quiet = (0..3).map(|_| owner_logs_in(state, "quiet owner")).collect::<Result<Vec<_>, _>>()?;
+    let mut guessers = Vec::new();
+    for number in 0..6 {
+        let (mut imap, _) = state.imap(&format!("guesser {number}"))?;
+        imap.talk().send(&format!("g1 LOGIN {ada} guess{number}"))?;
+        guessers.push(imap);
+    }
+    let busy = (0..3).map(|_| owner_logs_in(state, "quiet owner")).collect::<Result<Vec<_>, _>>()?;
+    let middle = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (quiet, busy) = (middle(quiet), middle(busy));
+    let allowed = quiet * 2 + Duration::from_millis(500);
+    if busy <= allowed {
+        PASS
+    } else {
+        fail(format!("{busy:?} while others guess, {quiet:?} when it is quiet"))
+    }
+}
+
+/// Tor writes the header; a client's own is part of the dialogue and is no header.
+fn forged_header(state: &mut State) -> Verdict {
+    let site = state.site()?;
+    let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+    let mut talk = clients::Talk::new(site.door.connect("forger", &site.mx, 25, deadline)?);
+    talk.send("PROXY TCP6 fc00:dead:beef:4dad::1:1 ::1 1 25")?;
+    let greeting = talk.line()?;
+    let answer = talk.line()?;
+    let mut findings = Vec::new();
+    if !greeting.starts_with("220 ") {
+        findings.push(format!("the greeting is {greeting}"));
+    }
+    if answer.starts_with("250") {
+        findings.push(format!("the header was obeyed: {answer}"));
+    }
+    // Straight to the port, as Tor's user, with garbage where the header belongs.
+    let script = "cat >/run/forge.py <<'END'\nimport os, pwd, socket\n\
+                  who = pwd.getpwnam('debian-tor'); os.setgroups([]); os.setgid(who.pw_gid); os.setuid(who.pw_uid)\n\
+                  for port in (10025, 10465, 10993, 10080):\n    \
+                      for junk in (b'GET / HTTP/1.0\\r\\n\\r\\n', b'PROXY ', b'\\0' * 64, b'a' * 300 + b'\\r\\n'):\n        \
+                          s = socket.create_connection(('127.0.0.1', port)); s.settimeout(15); s.sendall(junk)\n        \
+                          try:\n            print(port, junk[:8], s.recv(100))\n        \
+                          except (ConnectionError, TimeoutError) as e:\n            print(port, junk[:8], type(e).__name__)\n        \
+                          s.close()\nEND\npython3 /run/forge.py; rm /run/forge.py";
+    let output = state.resident.appliance.read(script)?;
+    let served = output
+        .lines()
+        .filter(|line| line.contains("220") || line.contains("* OK") || line.contains("HTTP/1"));
+    findings.extend(served.map(|line| format!("served without a header: {line}")));
+    if output.lines().count() != 16 {
+        findings.push(format!("16 answers were awaited: {output}"));
+    }
+    // And all go on as before.
+    state.stranger("after the forger")?.demand(&format!("MAIL FROM:<x@{PEER}>"))?;
+    none_of(&findings)
+}

@@ -1,0 +1,144 @@
+//! What becomes of accepted mail: quotas, lists, passwords, a power cut, a restart.
+
+use std::time::Instant;
+
+use super::{PEER, Person, State, message, unless};
+use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+
+/// Messages of the figure for throughput: below what one circuit may send in a minute.
+const MANY: usize = 25;
+
+pub(super) fn checks() -> Vec<Check<State>> {
+    vec![
+        check("quota_warns_then_refuses", &["R41"], quota_warns_then_refuses),
+        check("weak_passwords_refused", &["R42"], weak_passwords_refused),
+        check("throughput_is_stated", &["R38"], throughput),
+        check("queue_survives_power_cut", &["R38"], queue_survives_power_cut),
+        check("mail_survives_reboot", &["R38", "R41"], mail_survives_reboot),
+    ]
+}
+
+/// A mailbox of 200 kB, filled with messages of 57 kB.
+fn quota_warns_then_refuses(state: &mut State) -> Verdict {
+    let mx = state.site()?.mx.clone();
+    let small = format!(
+        "echo '{}' | cipolla user add small --stdin >/dev/null && cd /var/lib/cipolla/mail && \
+         sed -i '/^small@/s/$/userdb_quota_storage_size=200K/' users && doveadm user small@{mx}",
+        super::BOB
+    );
+    state.resident.appliance.read(&small)?;
+    let body = format!("{}\r\n", "x".repeat(70)).repeat(800);
+    let (mut replies, mut refused) = (Vec::new(), None);
+    for number in 0..8 {
+        let letter = message(&[&format!("From: <x@{PEER}>"), &format!("Subject: filler{number}")], &body);
+        let reply = state.stranger(&format!("filler {number}"))?.mail(
+            &format!("x@{PEER}"),
+            &[&format!("small@{mx}")],
+            &letter,
+        )?;
+        replies.push(reply.to_string());
+        if reply.code != 250 {
+            refused = Some(reply);
+            break;
+        }
+        // Delivered before the next is asked for, or the quota would be looked at too early.
+        state
+            .resident
+            .appliance
+            .read("for n in $(seq 60); do postqueue -p | grep -q empty && break; sleep 0.5; done")?;
+    }
+    let Some(reply) = refused else { return fail(format!("never full: {replies:?}")) };
+    let mut findings = Vec::new();
+    unless(&mut findings, "the message too many", &reply, 452, "The mailbox is full");
+    let subjects = state.resident.appliance.read("grep -rhs '^Subject:' /var/vmail/small/Maildir | sort")?;
+    if !subjects.contains("Your mailbox is 80 % full") {
+        findings.push(format!("no warning came: {subjects}"));
+    }
+    none_of(&findings)
+}
+
+fn weak_passwords_refused(state: &mut State) -> Verdict {
+    let mut findings = Vec::new();
+    for weak in ["short", "password1234", "correcthorsebatterystaple", "aaaaaaaaaaaaaaaa"] {
+        let output =
+            state.resident.appliance.run(&format!("echo '{weak}' | cipolla user passwd bob --stdin"))?;
+        if output.status.success() {
+            findings.push(format!("{weak:?} was taken"));
+        }
+    }
+    // Nothing changed.
+    state.mailbox("bob, as before", Person::Bob)?.demand("NOOP")?;
+    none_of(&findings)
+}
+
+/// From port 465 to the mailbox, as fast as it goes. A figure, not a limit.
+fn throughput(state: &mut State) -> Verdict {
+    let (ada, bob) = (state.at("ada")?, state.at("bob")?);
+    let mut smtp = state.submission("ada writes a lot", Person::Ada)?;
+    smtp.until(qemu::Deadline::seconds(300));
+    let token = state.token();
+    let started = Instant::now();
+    for _ in 0..MANY {
+        let letter = message(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
+        let reply = smtp.mail(&ada, &[&bob], &letter)?;
+        if reply.code != 250 {
+            return fail(reply.to_string());
+        }
+    }
+    let script = format!(
+        "for n in $(seq 240); do [ $(grep -rls 'Subject: {token}' /var/vmail/bob/Maildir | wc -l) = {MANY} ] && break; \
+         sleep 0.5; done; grep -rls 'Subject: {token}' /var/vmail/bob/Maildir | wc -l"
+    );
+    let count = state.resident.appliance.read(&script)?;
+    let took = started.elapsed().as_secs_f64();
+    let file = state.resident.appliance.machine.run_dir().file("throughput.txt");
+    fs_err::write(
+        file,
+        format!(
+            "{:.1} messages a second from port 465 to the mailbox\n",
+            f64::from(u8::try_from(MANY)?) / took
+        ),
+    )?;
+    if count.trim() == MANY.to_string() { PASS } else { fail(format!("{} of {MANY} arrived", count.trim())) }
+}
+
+/// Accepted, then the power goes: with Dovecot stopped the message is in the queue, and nowhere else.
+fn queue_survives_power_cut(state: &mut State) -> Verdict {
+    let (ada, bob, token) = (state.at("ada")?, state.at("bob")?, state.token());
+    let letter = message(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "accepted");
+    let mut smtp = state.submission("ada before the cut", Person::Ada)?;
+    state.resident.appliance.read("systemctl stop dovecot")?;
+    let reply = smtp.mail(&ada, &[&bob], &letter)?;
+    drop(smtp);
+    if reply.code != 250 {
+        return fail(format!("not accepted: {reply}"));
+    }
+    state.resident.appliance.power_cut()?;
+    reachable_again(state)?;
+    state.arrived(Person::Bob, "INBOX", &token)?;
+    PASS
+}
+
+fn mail_survives_reboot(state: &mut State) -> Verdict {
+    let script = "find /var/vmail -type f -path '*Maildir*' \\( -path '*/cur/*' -o -path '*/new/*' \\) | wc -l; \
+                  cat /var/lib/tor/mx/hostname";
+    let before = state.resident.appliance.read(script)?;
+    state.resident.appliance.reboot()?;
+    let after = state.resident.appliance.read(script)?;
+    if before != after {
+        return fail(format!("before: {before}after: {after}"));
+    }
+    reachable_again(state)?;
+    PASS
+}
+
+/// After a restart the onion services are published anew.
+pub(super) fn reachable_again(state: &mut State) -> anyhow::Result<()> {
+    let deadline = qemu::Deadline::seconds(super::ONION);
+    state.world.client()?.new_identity(deadline)?;
+    let site = state.site()?;
+    for (onion, port) in [(&site.mx, 25), (&site.client, 993)] {
+        site.door.connect_when_up("again", onion, port, deadline)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! The network as it is inside: who listens, who may speak to whom, who may leave.
+
+use std::collections::BTreeSet;
+
+use super::State;
+use crate::check::{Check, Verdict, check, fail, none_of};
+
+/// Everything that listens, and nothing else does: `protocol address:port`.
+const LISTENERS: [&str; 12] = [
+    "tcp 127.0.0.1:22",
+    "tcp 127.0.0.1:9040",
+    "tcp 127.0.0.1:10025",
+    "tcp 127.0.0.1:10080",
+    "tcp 127.0.0.1:10143",
+    "tcp 127.0.0.1:10465",
+    "tcp 127.0.0.1:10587",
+    "tcp 127.0.0.1:10588",
+    "tcp 127.0.0.1:10993",
+    "tcp 127.0.0.1:14190",
+    "udp 127.0.0.1:53",
+    // DHCP's answers, to the network manager alone.
+    "udp (lan):68",
+];
+
+/// Who may connect to which port of the machine itself. Every other pair must fail.
+const ALLOWED: [(&str, u16); 9] = [
+    ("debian-tor", 22),
+    ("debian-tor", 10025),
+    ("debian-tor", 10080),
+    ("debian-tor", 10465),
+    ("debian-tor", 10993),
+    ("roundcube", 10143),
+    ("roundcube", 10587),
+    ("roundcube", 14190),
+    ("vmail", 10588),
+];
+
+/// Users of the machine who run something, or could.
+const USERS: [&str; 14] = [
+    "root",
+    "debian-tor",
+    "postfix",
+    "dovecot",
+    "dovenull",
+    "vmail",
+    "_rspamd",
+    "www-data",
+    "roundcube",
+    "cipolla",
+    "sshd",
+    "nobody",
+    "systemd-network",
+    "systemd-timesync",
+];
+
+/// Tries to connect as each user: `USER tcp|udp ADDRESS PORT` in, the same with `open`, `closed` or `sent` out. A
+/// packet that the firewall drops ends in a time-out or in EPERM, and both are `closed`.
+const TRIES: &str = r#"python3 - <<'END'
+import os, pwd, socket, sys
+for line in """{tries}""".split("\n"):
+    if not line.strip():
+        continue
+    user, kind, address, port = line.split()
+    sys.stdout.flush()
+    if os.fork() == 0:
+        who = pwd.getpwnam(user)
+        os.setgroups([]); os.setgid(who.pw_gid); os.setuid(who.pw_uid)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+        s.settimeout(0.4)
+        try:
+            s.connect((address, int(port)))
+            if kind == "udp":
+                s.send(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01")
+                s.recv(512)
+            print(line, "open")
+        except (TimeoutError, OSError) as e:
+            print(line, "closed", type(e).__name__)
+        os._exit(0)
+    os.wait()
+END"#;
+
+pub(super) fn checks() -> Vec<Check<State>> {
+    vec![
+        check("listeners_exact_set", &["R2", "R12", "R39"], listeners_exact_set),
+        check("nft_policy_drops", &["R1", "R7"], nft_policy_drops),
+        check("nft_golden", &["R1", "R4", "R5", "R6"], nft_golden),
+        check("proxy_port_refuses_other_uids", &["R2", "R16"], who_may_connect),
+        check("egress_denied_per_uid", &["R1", "R4", "R6", "R16"], egress_denied),
+        check("php_no_egress", &["R16"], |state: &mut State| leaves(state, &["roundcube"])),
+        check("dns_goes_nowhere_else", &["R6", "R36"], dns_goes_nowhere_else),
+        check("no_packet_before_nft", &["R1"], no_packet_before_nft),
+        check("no_ipv6_on_the_wire", &["R5"], no_ipv6_on_the_wire),
+        check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture),
+        check("tor_stopped_nothing_leaves", &["R1", "R38"], tor_stopped),
+    ]
+}
+
+fn listeners_exact_set(state: &mut State) -> Verdict {
+    let lan = state.resident.address().to_string();
+    let output = state.resident.appliance.read("ss -Hlntu")?;
+    let seen: BTreeSet<String> = output
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let (address, port) = words.get(4)?.rsplit_once(':')?;
+            let address = if address.starts_with(&lan) { "(lan)" } else { address };
+            Some(format!("{} {address}:{port}", words[0]))
+        })
+        .collect();
+    let wanted: BTreeSet<String> = LISTENERS.map(str::to_owned).into();
+    let mut findings: Vec<_> = seen.difference(&wanted).map(|one| format!("{one} listens")).collect();
+    findings.extend(wanted.difference(&seen).map(|one| format!("{one} does not listen")));
+    none_of(&findings)
+}
+
+fn nft_policy_drops(state: &mut State) -> Verdict {
+    let rules = state.resident.appliance.read("nft list ruleset")?;
+    let mut findings = Vec::new();
+    for hook in ["input", "forward", "output"] {
+        let chain = format!("hook {hook} priority filter; policy drop;");
+        if !rules.contains(&chain) {
+            findings.push(format!("no chain has `{chain}`"));
+        }
+    }
+    let tables: Vec<_> = rules.lines().filter(|line| line.starts_with("table")).collect();
+    if tables != ["table inet cipolla {"] {
+        findings.push(format!("the tables are {tables:?}"));
+    }
+    none_of(&findings)
+}
+
+/// The file on the appliance is the golden one, but for the numbers of its users and the networks of a test.
+fn nft_golden(state: &mut State) -> Verdict {
+    let golden = state.ctx.golden.join("config/default/etc/nftables.conf");
+    let golden = fs_err::read_to_string(golden)?;
+    let seen = state.resident.appliance.read("cat /etc/nftables.conf && nft -c -f /etc/nftables.conf")?;
+    let plain = |text: &str| -> BTreeSet<String> {
+        // In a private network, Tor's relays have private addresses.
+        let lines = text.lines().filter(|line| !line.contains("$not_public counter drop"));
+        let number = |line: &str| line.starts_with("define ") && line.ends_with(|c: char| c.is_ascii_digit());
+        lines.filter(|line| !number(line)).map(str::to_owned).collect()
+    };
+    let (golden, seen) = (plain(&golden), plain(&seen));
+    let mut findings: Vec<_> = golden.difference(&seen).map(|line| format!("- {line}")).collect();
+    findings.extend(seen.difference(&golden).map(|line| format!("+ {line}")));
+    none_of(&findings)
+}
+
+/// Runs the tries and returns those that got through, as `USER KIND ADDRESS PORT`.
+fn open(state: &mut State, tries: &[String]) -> anyhow::Result<BTreeSet<String>> {
+    let script = TRIES.replace("{tries}", &tries.join("\n"));
+    let output = state.resident.appliance.read(&script)?;
+    let answers = output.lines().filter(|line| line.contains(" open") || line.contains(" closed")).count();
+    anyhow::ensure!(answers == tries.len(), "{answers} answers to {} tries: {output}", tries.len());
+    Ok(output.lines().filter_map(|line| line.strip_suffix(" open")).map(str::to_owned).collect())
+}
+
+fn who_may_connect(state: &mut State) -> Verdict {
+    let ports = LISTENERS.iter().filter(|one| one.starts_with("tcp")).filter_map(|one| one.rsplit_once(':'));
+    let ports: Vec<_> = ports.map(|(_, port)| port).collect();
+    let tries: Vec<String> = USERS
+        .iter()
+        .flat_map(|user| ports.iter().map(move |port| format!("{user} tcp 127.0.0.1 {port}")))
+        .collect();
+    let seen = open(state, &tries)?;
+    let wanted: BTreeSet<String> =
+        ALLOWED.iter().map(|(user, port)| format!("{user} tcp 127.0.0.1 {port}")).collect();
+    let mut findings: Vec<_> = seen.difference(&wanted).map(|one| format!("{one} gets through")).collect();
+    findings.extend(wanted.difference(&seen).map(|one| format!("{one} does not get through")));
+    none_of(&findings)
+}
+
+fn egress_denied(state: &mut State) -> Verdict {
+    let users: Vec<_> = USERS.into_iter().filter(|user| *user != "debian-tor").collect();
+    leaves(state, &users)
+}
+
+/// Nobody of these gets anything out of the machine: to the LAN's gateway, which answers, and beyond. What is
+/// recorded outside is judged by `capture_holds_only_tor_and_dhcp`.
+fn leaves(state: &mut State, users: &[&str]) -> Verdict {
+    let gateway = qemu::GATEWAY.to_string();
+    let relay = state.world.relay()?;
+    let mut tries = Vec::new();
+    for user in users {
+        tries.push(format!("{user} tcp {} {}", relay.ip(), relay.port()));
+        tries.push(format!("{user} udp {gateway} 53"));
+        tries.push(format!("{user} udp {gateway} 123"));
+        tries.push(format!("{user} tcp {gateway} 80"));
+        tries.push(format!("{user} tcp fe80::1 80"));
+    }
+    let seen = open(state, &tries)?;
+    none_of(&seen.iter().map(|one| format!("{one} gets out")).collect::<Vec<_>>())
+}
+
+/// Only Postfix may ask Tor for names, and gets addresses that never leave the machine.
+fn dns_goes_nowhere_else(state: &mut State) -> Verdict {
+    let tries: Vec<String> = USERS.iter().map(|user| format!("{user} udp 127.0.0.1 53")).collect();
+    let seen = open(state, &tries)?;
+    let mut findings: Vec<_> = seen
+        .iter()
+        .filter(|one| !one.starts_with("postfix "))
+        .map(|one| format!("{one} is answered"))
+        .collect();
+    let resolver = state.resident.appliance.read("cat /etc/resolv.conf")?;
+    let servers: Vec<_> = resolver.lines().filter(|line| line.starts_with("nameserver")).collect();
+    if servers != ["nameserver 127.0.0.1"] {
+        findings.push(format!("the resolvers are {servers:?}"));
+    }
+    let script =
+        format!("setpriv --reuid=postfix --regid=postfix --clear-groups getent ahostsv4 {}", super::PEER);
+    let output = state.resident.appliance.run(&script)?;
+    let addresses: BTreeSet<_> = output.stdout.lines().filter_map(|line| line.split(' ').next()).collect();
+    if addresses.is_empty() || addresses.iter().any(|a| !a.starts_with("127.")) {
+        findings.push(format!("an onion is at {addresses:?} for Postfix: {}", output.stderr));
+    }
+    none_of(&findings)
+}
+
+/// The firewall was loaded before the first interface was up.
+fn no_packet_before_nft(state: &mut State) -> Verdict {
+    let script = "systemctl show -P ActiveEnterTimestampMonotonic nftables.service; \
+                  systemctl show -P ExecMainStartTimestampMonotonic systemd-networkd.service; \
+                  systemctl show -P Requires systemd-networkd.service tor@default.service ssh.service";
+    let output = state.resident.appliance.read(script)?;
+    let lines: Vec<_> = output.lines().filter(|line| !line.is_empty()).collect();
+    let [nft, networkd, requires @ ..] = lines.as_slice() else { return fail(output) };
+    let mut findings = Vec::new();
+    if nft.parse::<u64>()? == 0 || nft.parse::<u64>()? >= networkd.parse::<u64>()? {
+        findings
+            .push(format!("the firewall was up at {nft} µs, the network's service started at {networkd} µs"));
+    }
+    if requires.len() != 3 || !requires.iter().all(|line| line.contains("nftables.service")) {
+        findings.push(format!("not all of them require the firewall: {requires:?}"));
+    }
+    none_of(&findings)
+}
+
+fn no_ipv6_on_the_wire(state: &mut State) -> Verdict {
+    let script = "cat /proc/sys/net/ipv6/conf/all/disable_ipv6; ip -6 -o addr show";
+    let output = state.resident.appliance.read(script)?;
+    let mut lines = output.lines();
+    let mut findings = Vec::new();
+    if lines.next() != Some("1") {
+        findings.push("IPv6 is not off on the interfaces".to_owned());
+    }
+    findings.extend(lines.map(|line| format!("an IPv6 address: {line}")));
+    none_of(&findings)
+}
+
+fn capture(state: &mut State) -> Verdict {
+    let tally = state.world.judge(&state.resident)?;
+    let mut findings = tally.findings;
+    if tally.tor == 0 || tally.dhcp == 0 {
+        findings.push(format!("{} packets to relays and {} of DHCP: too few", tally.tor, tally.dhcp));
+    }
+    none_of(&findings)
+}
+
+/// Without Tor no other way opens: mail waits, and the card is silent but for DHCP.
+fn tor_stopped(state: &mut State) -> Verdict {
+    let (ada, to) = (state.at("ada")?, format!("later@{}", super::PEER));
+    let mut findings = Vec::new();
+    let script = format!(
+        "systemctl stop tor@default.service\n\
+         printf 'From: <{ada}>\\nTo: <{to}>\\nSubject: later\\n\\nx\\n' | sendmail -f {ada} {to}\n\
+         for n in $(seq 90); do postqueue -j | grep -q delay_reason && break; sleep 1; done; postqueue -j; \
+         postsuper -d ALL 2>/dev/null"
+    );
+    let queue = state.resident.appliance.read(&script)?;
+    if !queue.contains("deferred") {
+        findings.push(format!("the message is not deferred: {queue}"));
+    }
+    let users: Vec<String> = USERS
+        .iter()
+        .filter(|user| **user != "debian-tor")
+        .map(|user| format!("{user} udp {} 53", qemu::GATEWAY))
+        .collect();
+    findings.extend(open(state, &users)?.iter().map(|one| format!("{one} gets out")));
+    let verdict = capture(state)?;
+    findings.extend(verdict.err());
+    state.resident.appliance.read("systemctl start tor@default.service")?;
+    super::delivery::reachable_again(state)?;
+    none_of(&findings)
+}

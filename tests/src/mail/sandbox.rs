@@ -1,0 +1,180 @@
+//! What confines each service, and the kernel beneath.
+
+use std::collections::BTreeMap;
+
+use super::State;
+use crate::check::{Check, Verdict, check, none_of};
+
+/// `systemd-analyze security`: the most that a unit of ours, or one that faces the network, may have.
+const BUDGET: f64 = 3.0;
+
+/// Units that are judged.
+const UNITS: [&str; 13] = [
+    "tor@default.service",
+    "postfix.service",
+    "dovecot.service",
+    "nginx.service",
+    "php8.4-fpm.service",
+    "rspamd.service",
+    "fail2ban.service",
+    "systemd-networkd.service",
+    "systemd-timesyncd.service",
+    "cipolla-integrity.service",
+    "cipolla-watch.service",
+    "cipolla-digest.service",
+    "cipolla-password@.service",
+];
+
+/// Values that the kernel must have.
+const SYSCTLS: &[(&str, &str)] = &[
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.conf.all.rp_filter", "1"),
+    ("net.ipv4.conf.all.accept_redirects", "0"),
+    ("net.ipv4.conf.all.send_redirects", "0"),
+    ("net.ipv4.conf.all.accept_source_route", "0"),
+    ("net.ipv4.conf.all.route_localnet", "0"),
+    ("net.ipv4.tcp_syncookies", "1"),
+    ("net.ipv4.tcp_timestamps", "0"),
+    ("net.ipv6.conf.all.disable_ipv6", "1"),
+    ("kernel.kptr_restrict", "2"),
+    ("kernel.dmesg_restrict", "1"),
+    ("kernel.unprivileged_bpf_disabled", "1"),
+    ("net.core.bpf_jit_harden", "2"),
+    ("kernel.yama.ptrace_scope", "2"),
+    ("kernel.kexec_load_disabled", "1"),
+    ("kernel.sysrq", "0"),
+    ("kernel.randomize_va_space", "2"),
+    ("kernel.unprivileged_userns_clone", "0"),
+    ("kernel.core_pattern", "|/bin/false"),
+    ("fs.suid_dumpable", "0"),
+    ("fs.protected_hardlinks", "1"),
+    ("fs.protected_symlinks", "1"),
+    ("fs.protected_fifos", "2"),
+    ("fs.protected_regular", "2"),
+];
+
+/// Postfix's daemons that can be chrooted and run by now (column 5 of Debian's master.cf).
+const CHROOTED: [&str; 3] = ["pickup", "smtpd", "tlsmgr"];
+
+pub(super) fn checks() -> Vec<Check<State>> {
+    vec![
+        check("systemd_analyze_security_budget", &["R53"], security_budget),
+        check("sysctls", &["R5", "R53"], sysctls),
+        check("apparmor_enforced", &["R53"], apparmor_enforced),
+        check("chroot_effective", &["R25"], chroot_effective),
+        check("no_secret_readable_by_others", &["R49"], no_secret_readable),
+        check("no_swap_no_core", &["R53"], no_swap_no_core),
+        check("fail2ban_watches", &["R19"], fail2ban_watches),
+        check("integrity_record_and_verify", &["R47"], integrity),
+    ]
+}
+
+fn security_budget(state: &mut State) -> Verdict {
+    let mut findings = Vec::new();
+    for unit in UNITS {
+        let name = unit.replace("@.", "@x.");
+        let script = format!("systemd-analyze security --no-pager {name} | tail -1");
+        let line = state.resident.appliance.read(&script)?;
+        let level = line.split_whitespace().find_map(|word| word.parse::<f64>().ok());
+        match level {
+            Some(level) if level < BUDGET => {}
+            Some(level) => findings.push(format!("{unit}: {level}, and the budget is {BUDGET}")),
+            None => findings.push(format!("{unit}: {line}")),
+        }
+    }
+    none_of(&findings)
+}
+
+fn sysctls(state: &mut State) -> Verdict {
+    let names: Vec<_> = SYSCTLS.iter().map(|(name, _)| *name).collect();
+    let script = format!(
+        "for name in {}; do echo \"$name=$(cat /proc/sys/$(echo $name | tr . /))\"; done",
+        names.join(" ")
+    );
+    let output = state.resident.appliance.read(&script)?;
+    let seen: BTreeMap<_, _> = output.lines().filter_map(|line| line.split_once('=')).collect();
+    let wrong = SYSCTLS.iter().filter(|(name, value)| seen.get(name) != Some(value));
+    none_of(
+        &wrong
+            .map(|(name, value)| format!("{name} is {:?}, not {value}", seen.get(name)))
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn apparmor_enforced(state: &mut State) -> Verdict {
+    let script = "aa-status --json 2>/dev/null || aa-status; cat /proc/$(systemctl show -P MainPID tor@default)/attr/current; \
+                  journalctl -b -k -o cat | grep 'apparmor=\"DENIED\"'; true";
+    let output = state.resident.appliance.read(script)?;
+    let mut findings: Vec<String> =
+        output.lines().filter(|line| line.contains("DENIED")).map(str::to_owned).collect();
+    if !output.lines().any(|line| line.trim() == "system_tor (enforce)") {
+        findings.push("Tor is not confined by its profile".to_owned());
+    }
+    none_of(&findings)
+}
+
+fn chroot_effective(state: &mut State) -> Verdict {
+    let script =
+        "for p in $(pgrep -u postfix); do echo \"$(cat /proc/$p/comm) $(readlink /proc/$p/root)\"; done";
+    let output = state.resident.appliance.read(script)?;
+    let mut findings = Vec::new();
+    for name in CHROOTED {
+        let roots: Vec<_> =
+            output.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).collect();
+        if roots.is_empty() && name == "pickup" {
+            findings.push(format!("{name} does not run: {output}"));
+        }
+        if roots.iter().any(|root| *root != "/var/spool/postfix") {
+            findings.push(format!("{name} has the root {roots:?}"));
+        }
+    }
+    none_of(&findings)
+}
+
+fn no_secret_readable(state: &mut State) -> Verdict {
+    let script = "find /var/lib/cipolla/private /var/lib/cipolla/tls /var/lib/cipolla/web /var/lib/tor \
+                  /etc/ssh /var/lib/cipolla/mail/users -type f -perm /o+r \
+                  ! -name '*.crt' ! -name '*.pub' ! -name 'sshd_config*' ! -name ssh_config ! -name moduli \
+                  ! -name '50-cipolla.conf'; \
+                  grep -rlE 'PRIVATE KEY|argon2id' /run /tmp /var/tmp /var/log 2>/dev/null; true";
+    let output = state.resident.appliance.read(script)?;
+    none_of(&output.lines().map(str::to_owned).collect::<Vec<_>>())
+}
+
+fn no_swap_no_core(state: &mut State) -> Verdict {
+    let output =
+        state.resident.appliance.read("cat /proc/swaps; ulimit -c; systemctl show -P DefaultLimitCORE")?;
+    let lines: Vec<_> = output.lines().collect();
+    let mut findings = Vec::new();
+    if lines.iter().filter(|line| line.starts_with('/')).count() > 0 {
+        findings.push(format!("there is swap: {output}"));
+    }
+    if !lines.contains(&"0") {
+        findings.push(format!("cores are written: {output}"));
+    }
+    none_of(&findings)
+}
+
+fn fail2ban_watches(state: &mut State) -> Verdict {
+    let output = state.resident.appliance.read("fail2ban-client status; cipolla bans")?;
+    let jails = ["postfix-circuit", "dovecot-circuit", "nginx-circuit", "sshd"];
+    let missing = jails.iter().filter(|jail| !output.contains(**jail));
+    none_of(&missing.map(|jail| format!("no jail {jail}: {output}")).collect::<Vec<_>>())
+}
+
+fn integrity(state: &mut State) -> Verdict {
+    let appliance = &mut state.resident.appliance;
+    appliance.read("systemctl start cipolla-integrity.service && test -s /var/lib/aide/aide.db")?;
+    let mut findings = Vec::new();
+    let quiet = appliance.run("cipolla verify")?;
+    if !quiet.status.success() {
+        findings.push(format!("nothing changed, and it says: {}{}", quiet.stdout, quiet.stderr));
+    }
+    appliance.read("echo '# changed' >>/etc/nftables.conf")?;
+    let told = appliance.run("cipolla verify")?;
+    if told.status.success() || !told.stdout.contains("/etc/nftables.conf") {
+        findings.push(format!("a changed firewall is not told: {}{}", told.stdout, told.stderr));
+    }
+    appliance.read("sed -i '$d' /etc/nftables.conf")?;
+    none_of(&findings)
+}

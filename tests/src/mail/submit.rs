@@ -1,0 +1,293 @@
+//! Ports 465 and 993 of the client onion: what the owner's mail programs may do, and what a guest may not.
+
+use clients::Reply;
+
+use super::{PEER, Person, State, expect, message, tried, unless};
+use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+
+pub(super) fn checks() -> Vec<Check<State>> {
+    vec![
+        check("auth_needs_tls", &["R23"], auth_needs_tls),
+        check("cert_san_is_onion_and_chain_verifies", &["R22"], chain_verifies),
+        check("wrong_password_refused", &["R19", "R27"], wrong_password_refused),
+        check("submission_needs_a_login", &["R27"], submission_needs_a_login),
+        check("clearnet_recipient_refused_clearly", &["R36"], clearnet_recipient_refused),
+        check("malformed_onion_refused_at_once", &["R36"], malformed_onion_refused),
+        check("spoofed_envelope_denied", &["R28"], spoofed_envelope_denied),
+        check("spoofed_from_header_denied", &["R28"], spoofed_from_header_denied),
+        check("headers_no_ip_no_agent_no_zone", &["R31"], headers_tell_nothing),
+        check("recipient_limit", &["R29"], recipient_limit),
+        check("sleeping_peer_is_deferred", &["R36", "R38"], sleeping_peer_is_deferred),
+        check("imap_absurd_literals_refused", &["R29"], absurd_literals_refused),
+        check("imap_names_must_be_utf7", &["R29"], names_must_be_utf7),
+    ]
+}
+
+fn auth_needs_tls(state: &mut State) -> Verdict {
+    let site = state.site()?;
+    let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+    let mut findings = Vec::new();
+    for (port, hello) in [(465, "EHLO x.example"), (993, "a1 LOGIN ada x")] {
+        let channel = site.door.connect("clear text", &site.client, port, deadline)?;
+        let mut talk = clients::Talk::new(channel);
+        talk.send(hello)?;
+        // TLS's own words (an alert) are no answer that a mail program could read.
+        if let Ok(line) = talk.line()
+            && line.chars().any(|c| c.is_ascii_alphanumeric())
+            && (line.contains("250") || line.contains("OK"))
+        {
+            findings.push(format!("port {port} speaks in clear: {line}"));
+        }
+    }
+    none_of(&findings)
+}
+
+fn chain_verifies(state: &mut State) -> Verdict {
+    let site = state.site()?;
+    let mut findings = Vec::new();
+    for port in [465, 993] {
+        let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+        let channel = site.door.connect("tls", &site.client, port, deadline)?;
+        if let Err(error) = site.trust.secure(channel, &site.client) {
+            findings.push(format!("port {port}: {error:#}"));
+        }
+        let channel = site.door.connect("tls", &site.client, port, deadline)?;
+        if site.trust.secure(channel, &site.mx).is_ok() {
+            findings.push(format!("port {port}: the certificate is good for another name, {}", site.mx));
+        }
+    }
+    none_of(&findings)
+}
+
+fn wrong_password_refused(state: &mut State) -> Verdict {
+    let ada = state.at("ada")?;
+    let mut findings = Vec::new();
+    let mut smtp = state.client("guest")?;
+    let reply = smtp.auth_plain(&ada, "not the password")?;
+    unless(&mut findings, "AUTH", &reply, 535, "5.7.8");
+    smtp.command(&format!("MAIL FROM:<{ada}>"))?;
+    unless(&mut findings, "RCPT afterwards", &smtp.command(&format!("RCPT TO:<{ada}>"))?, 554, "5.7.1");
+    let (mut imap, greeting) = state.imap("guest at the mailbox")?;
+    if !greeting.ends_with("Ready") {
+        findings.push(format!("the greeting is {greeting:?}"));
+    }
+    if imap.login(&ada, "not the password")?.agreed() {
+        findings.push("IMAP takes any password".to_owned());
+    }
+    none_of(&findings)
+}
+
+fn submission_needs_a_login(state: &mut State) -> Verdict {
+    let ada = state.at("ada")?;
+    let mut smtp = state.client("no login")?;
+    smtp.command(&format!("MAIL FROM:<{ada}>"))?;
+    expect(&smtp.command(&format!("RCPT TO:<{ada}>"))?, 554, "5.7.1")
+}
+
+/// The answer to one recipient of a logged-in user.
+fn recipient(state: &State, to: &str) -> anyhow::Result<Reply> {
+    let mut smtp = state.submission("ada writes", Person::Ada)?;
+    smtp.demand(&format!("MAIL FROM:<{}>", state.at("ada")?))?;
+    let reply = tried(to, smtp.command(&format!("RCPT TO:<{to}>")))?;
+    smtp.command("QUIT")?;
+    Ok(reply)
+}
+
+fn clearnet_recipient_refused(state: &mut State) -> Verdict {
+    let reply = recipient(state, "friend@example.com")?;
+    expect(&reply, 550, "this server sends only to .onion addresses, over Tor")
+}
+
+fn malformed_onion_refused(state: &mut State) -> Verdict {
+    let broken = PEER.replacen("6cx7", "6cx6", 1);
+    let mut findings = Vec::new();
+    for (domain, why) in [
+        ("abc.onion".to_owned(), "56 characters are needed"),
+        ("expyuzz4wqqyqhjn.onion".to_owned(), "56 characters are needed"),
+        (PEER.replacen("6cx7", "6c17", 1), "a character other than a-z and 2-7"),
+        (format!("{}.onion", "a".repeat(56)), "ends in d"),
+        (broken, "its checksum does not match"),
+    ] {
+        unless(&mut findings, &domain, &recipient(state, &format!("x@{domain}"))?, 550, why);
+    }
+    let sub = recipient(state, &format!("x@mail.{PEER}"))?;
+    unless(&mut findings, "a name below an onion", &sub, 250, "");
+    none_of(&findings)
+}
+
+fn spoofed_envelope_denied(state: &mut State) -> Verdict {
+    let ada = state.at("ada")?;
+    let mut findings = Vec::new();
+    for sender in [state.at("bob")?, format!("x@{PEER}"), "x@example.com".to_owned()] {
+        let mut smtp = state.submission("ada writes", Person::Ada)?;
+        let first = smtp.command(&format!("MAIL FROM:<{sender}>"))?;
+        let reply = if first.agreed() { smtp.command(&format!("RCPT TO:<{ada}>"))? } else { first };
+        unless(&mut findings, &sender, &reply, 553, "not owned by user");
+    }
+    none_of(&findings)
+}
+
+fn spoofed_from_header_denied(state: &mut State) -> Verdict {
+    let (ada, bob) = (state.at("ada")?, state.at("bob")?);
+    let refused = [
+        format!("From: Bob <{bob}>"),
+        format!("From: x@{PEER}"),
+        format!("From: {ada}\r\nFrom: {ada}"),
+        format!("From: {ada}, {bob}"),
+        format!("From: \"{ada}\" <{bob}>"),
+        format!("From: {ada} ({bob})"),
+        format!("From: <{bob}> <{ada}>"),
+        format!("From: g: {ada};"),
+        format!("From: {ada}\r\nSender: {bob}"),
+        "Subject: nobody".to_owned(),
+    ];
+    let accepted =
+        [format!("From: \"Ada, Countess\" <{ada}>"), format!("From: {}", ada.to_ascii_uppercase())];
+    let mut findings = Vec::new();
+    let mut smtp = state.submission("ada writes", Person::Ada)?;
+    let mut try_one = |header: &str, wanted: bool| -> anyhow::Result<()> {
+        let letter = message(&[header, "X: y"], "x");
+        let reply = tried(header, smtp.mail(&ada, &[ada.as_str()], &letter))?;
+        if (reply.code == 250) != wanted || (!wanted && reply.code != 554) {
+            findings.push(format!("{header:?}: {reply}"));
+        }
+        Ok(())
+    };
+    for header in &refused[..5] {
+        try_one(header, false)?;
+    }
+    // Eight refusals end a dialogue.
+    smtp = state.submission("ada writes on", Person::Ada)?;
+    let mut try_one = |header: &str, wanted: bool| -> anyhow::Result<()> {
+        let letter = message(&[header, "X: y"], "x");
+        let reply = tried(header, smtp.mail(&ada, &[ada.as_str()], &letter))?;
+        if (reply.code == 250) != wanted || (!wanted && reply.code != 554) {
+            findings.push(format!("{header:?}: {reply}"));
+        }
+        Ok(())
+    };
+    for header in &refused[5..] {
+        try_one(header, false)?;
+    }
+    for header in &accepted {
+        try_one(header, true)?;
+    }
+    none_of(&findings)
+}
+
+fn headers_tell_nothing(state: &mut State) -> Verdict {
+    let (ada, bob, token) = (state.at("ada")?, state.at("bob")?, state.token());
+    let letter = message(
+        &[
+            "Received: from [192.168.7.9] by laptop.home; Sat, 21 Nov 2026 12:00:00 +0200",
+            &format!("From: Ada <{ada}>"),
+            &format!("To: <{bob}>"),
+            &format!("Subject: {token}"),
+            "Date: Sat, 21 Nov 2026 14:00:00 +0200",
+            "Message-ID: <1234@laptop.home>",
+            "User-Agent: Mozilla Thunderbird",
+            "X-Mailer: Apple Mail (2.3774)",
+            "X-Originating-IP: 192.168.7.9",
+            "Organization: Home",
+            "MIME-Version: 1.0 (Mac OS X Mail 16.0)",
+            "Content-Type: text/plain; charset=utf-8",
+        ],
+        "Hello Bob.",
+    );
+    let reply = state.submission("ada writes", Person::Ada)?.mail(&ada, &[&bob], &letter)?;
+    let mut findings = Vec::new();
+    unless(&mut findings, "the message", &reply, 250, "2.0.0");
+    let stored = String::from_utf8_lossy(&state.arrived(Person::Bob, "INBOX", &token)?).into_owned();
+    for telltale in [
+        "192.168.7.9",
+        "laptop.home",
+        "Thunderbird",
+        "Apple Mail",
+        "Mac OS X",
+        "Organization",
+        "+0200",
+        "fc00:",
+        "127.0.0.1",
+        "localhost",
+    ] {
+        if stored.contains(telltale) {
+            findings.push(format!("the stored message holds {telltale:?}"));
+        }
+    }
+    let header = |name: &str| stored.lines().find(|line| line.to_lowercase().starts_with(name)).unwrap_or("");
+    if !header("date:").contains("+0000") && !header("date:").contains("-0000") {
+        findings.push(format!("the date is {:?}", header("date:")));
+    }
+    if !header("message-id:").ends_with(&format!("@{}>", state.site()?.mx)) {
+        findings.push(format!("the Message-ID is {:?}", header("message-id:")));
+    }
+    if !findings.is_empty() {
+        findings.push(stored);
+    }
+    none_of(&findings)
+}
+
+fn recipient_limit(state: &mut State) -> Verdict {
+    let mx = state.site()?.mx.clone();
+    let mut smtp = state.submission("ada writes to many", Person::Ada)?;
+    smtp.demand(&format!("MAIL FROM:<ada@{mx}>"))?;
+    for number in 1..=50 {
+        let reply = smtp.command(&format!("RCPT TO:<bob+{number}@{mx}>"))?;
+        if !reply.agreed() {
+            return fail(format!("recipient {number} of 50: {reply}"));
+        }
+    }
+    expect(&smtp.command(&format!("RCPT TO:<bob+51@{mx}>"))?, 452, "")
+}
+
+/// A peer that does not answer: Tor finds no descriptor, and the message waits in the queue.
+fn sleeping_peer_is_deferred(state: &mut State) -> Verdict {
+    let ada = state.at("ada")?;
+    let to = format!("sleeper@{PEER}");
+    let letter = message(&[&format!("From: <{ada}>"), &format!("To: <{to}>"), "Subject: wake up"], "x");
+    let reply = state.submission("ada writes", Person::Ada)?.mail(&ada, &[&to], &letter)?;
+    if reply.code != 250 {
+        return fail(reply.to_string());
+    }
+    // Postfix gives Tor two minutes to find the way.
+    let script =
+        "for n in $(seq 170); do postqueue -j | grep -q delay_reason && break; sleep 1; done; postqueue -j";
+    let queue = state.resident.appliance.read(script)?;
+    if !queue.contains(&to) || !queue.contains("\"queue_name\": \"deferred\"") {
+        return fail(format!("the queue holds {queue:?}"));
+    }
+    // Not thrown back to the sender; and not in the way of what follows.
+    state.resident.appliance.read("postsuper -d ALL 2>&1")?;
+    PASS
+}
+
+fn absurd_literals_refused(state: &mut State) -> Verdict {
+    let mut findings = Vec::new();
+    let (mut imap, _) = state.imap("absurd")?;
+    imap.talk().send("a1 LOGIN {99999999999}")?;
+    let line = imap.talk().line()?;
+    if !(line.starts_with("* BYE") || line.contains(" BAD ") || line.contains(" NO ")) {
+        findings.push(format!("before the login: {line}"));
+    }
+    let mut imap = state.mailbox("absurd, logged in", Person::Ada)?;
+    imap.talk().send("x1 APPEND INBOX {9999999999}")?;
+    let line = imap.talk().line()?;
+    if line.starts_with('+') {
+        findings.push("ten gigabytes are welcome".to_owned());
+    }
+    if !state.mailbox("after the absurd", Person::Ada)?.demand("NOOP")?.agreed() {
+        findings.push("the service does not go on".to_owned());
+    }
+    none_of(&findings)
+}
+
+fn names_must_be_utf7(state: &mut State) -> Verdict {
+    let mut imap = state.mailbox("odd names", Person::Ada)?;
+    imap.talk().send_bytes(b"a77 CREATE \"\xff\xfe\"\r\n")?;
+    let line = imap.talk().line()?;
+    if !line.starts_with("a77 NO") && !line.starts_with("a77 BAD") {
+        return fail(line);
+    }
+    imap.demand("NOOP")?;
+    PASS
+}
