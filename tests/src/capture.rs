@@ -80,7 +80,10 @@ enum Kind {
     Foreign,
     Dhcp,
     Arp,
-    Tor,
+    /// To a relay; whether it asks for a connection.
+    Tor {
+        connect: bool,
+    },
     /// It should not be there; the text says what it is.
     Finding(String),
 }
@@ -92,6 +95,8 @@ pub(crate) struct Tally {
     pub(crate) dhcp: usize,
     pub(crate) arp: usize,
     pub(crate) tor: usize,
+    /// How many of these ask for a connection.
+    pub(crate) tor_connects: usize,
     /// One line for each kind of packet that should not be there.
     pub(crate) findings: Vec<String>,
 }
@@ -105,7 +110,10 @@ pub(crate) fn judge(packets: &[Packet], expected: &Expected) -> Tally {
             Kind::Foreign => tally.foreign += 1,
             Kind::Dhcp => tally.dhcp += 1,
             Kind::Arp => tally.arp += 1,
-            Kind::Tor => tally.tor += 1,
+            Kind::Tor { connect } => {
+                tally.tor += 1;
+                tally.tor_connects += usize::from(connect);
+            }
             Kind::Finding(what) => findings.entry(what).or_insert((packet.at, 0)).1 += 1,
         }
     }
@@ -138,7 +146,7 @@ fn kind(frame: &[u8], expected: &Expected) -> Kind {
                     if from == expected.address
                         && expected.relays.contains(&SocketAddrV4::new(to, tcp.destination_port())) =>
                 {
-                    Kind::Tor
+                    Kind::Tor { connect: tcp.syn() }
                 }
                 Some(TransportSlice::Udp(udp))
                     if (udp.source_port(), udp.destination_port()) == (68, 67)
@@ -245,7 +253,7 @@ mod tests {
 
     #[test]
     fn only_tor_and_dhcp_are_expected() {
-        assert_eq!(told(&syn(MAC, RELAY, 9001)), "Tor");
+        assert_eq!(told(&syn(MAC, RELAY, 9001)), "Tor { connect: true }");
         assert_eq!(told(&udp(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, (68, 67))), "Dhcp");
         assert_eq!(told(&arp(RELAY)), "Arp");
         assert_eq!(told(&arp(ADDRESS)), "Arp");
@@ -294,7 +302,10 @@ mod tests {
         assert_eq!(packets[2].at, Duration::from_secs(2));
         let tally = judge(&packets, &expected());
         let finding = "2 x UDP from 10.77.0.101 to 10.77.0.1 port 53, first after 2.0s".to_owned();
-        assert_eq!(tally, Tally { arp: 1, tor: 1, findings: vec![finding], ..Tally::default() });
+        assert_eq!(
+            tally,
+            Tally { arp: 1, tor: 1, tor_connects: 1, findings: vec![finding], ..Tally::default() }
+        );
     }
 
     #[test]

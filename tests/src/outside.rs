@@ -53,8 +53,15 @@ impl Scenario for Outside {
             check("banner_no_os", &["R26"], banner_no_os),
             check("lan_scan_zero_open_tcp_udp_v4_v6", &["R1", "R2", "R50"], lan_scan),
             check("capture_holds_only_tor_and_dhcp", &["R1", "R4", "R5", "R6"], only_tor_and_dhcp),
+            check("egress_denied_per_uid", &["R1", "R4", "R6"], egress_denied_per_uid),
+            check("tor_stopped_nothing_leaves", &["R1", "R4", "R6"], tor_stopped_nothing_leaves),
         ];
-        vec![Phase { enter: |_| Ok(()), checks }]
+        // What would make the checks above pass without reason. It takes the firewall away, so it comes last.
+        let controls = vec![
+            check("the_scanner_sees_open_ports", &[], the_scanner_sees_open_ports),
+            check("the_record_sees_leaks", &[], the_record_sees_leaks),
+        ];
+        vec![Phase { enter: |_| Ok(()), checks }, Phase { enter: |_| Ok(()), checks: controls }]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -116,15 +123,18 @@ fn lan_scan(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     for (target, family) in [(v4.as_str(), None), (v6.as_str(), Some("-6"))] {
         for scan in [tcp, udp] {
-            let mut arguments = vec!["-n", "-Pn", "-oG", "-", "--host-timeout=240s"];
-            arguments.extend(scan);
-            arguments.extend(family);
-            arguments.push(target);
-            let report = state.world.lab().programs().output("nmap", &arguments)?;
-            findings.extend(open(&String::from_utf8_lossy(&report)));
+            let arguments: Vec<_> = scan.iter().copied().chain(family).chain([target]).collect();
+            findings.extend(open(&nmap(state, &arguments)?));
         }
     }
     none_of(&findings)
+}
+
+/// Scans from the lab; the report is nmap's line format.
+fn nmap(state: &State, arguments: &[&str]) -> anyhow::Result<String> {
+    let all = ["-n", "-Pn", "-oG", "-", "--host-timeout=240s"].iter().chain(arguments);
+    let report = state.world.lab().programs().output("nmap", all)?;
+    Ok(String::from_utf8_lossy(&report).into_owned())
 }
 
 /// What a scan found, from nmap's line format (`-oG`): everything that answered, even by refusing, and scans
@@ -157,6 +167,86 @@ fn only_tor_and_dhcp(state: &mut State) -> Verdict {
         findings.push(format!("{} packets to relays and {} of DHCP: too few", tally.tor, tally.dhcp));
     }
     none_of(&findings)
+}
+
+/// Every user of the appliance tries to send a name's question and to connect to something that is no relay.
+/// Tor's own user may connect to anything, so it only asks. `LEAK` is where to.
+const TRY_TO_LEAK: &str = r#"
+while IFS=: read -r user _ uid gid _; do
+  (
+    ask="echo leak >/dev/udp/$LEAK/53"
+    call="echo leak >/dev/tcp/$LEAK/8080"
+    [ "$user" = debian-tor ] && call=:
+    setpriv --reuid="$uid" --regid="$gid" --clear-groups timeout 3 bash -c "$ask; $call" 2>/dev/null
+    echo "$user tried"
+  ) &
+done </etc/passwd
+wait"#;
+
+fn egress_denied_per_uid(state: &mut State) -> Verdict {
+    let users = state.resident.appliance.read("wc -l </etc/passwd")?;
+    let tried = state.resident.appliance.read(&leak(TRY_TO_LEAK))?;
+    if tried.lines().count().to_string() != users.trim() {
+        return fail(format!("of {} users these tried: {}", users.trim(), tried.replace('\n', ", ")));
+    }
+    only_tor_and_dhcp(state)
+}
+
+fn leak(script: &str) -> String {
+    format!("LEAK={}\n{script}", qemu::GATEWAY)
+}
+
+/// Without Tor, mail to somebody else waits; nobody asks for the name elsewhere.
+fn tor_stopped_nothing_leaves(state: &mut State) -> Verdict {
+    let other = "lbtgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztmn5ad.onion";
+    // The watchdog would start it again.
+    let units = "cipolla-watch.timer cipolla-watch.service tor@default.service";
+    state.resident.appliance.read(&format!("systemctl stop {units}"))?;
+    let before = state.world.judge(&state.resident)?.tor_connects;
+    let send = format!("printf 'Subject: x\\n\\nx\\n' | sendmail -f '' nobody@{other}; postqueue -f; true");
+    state.resident.appliance.read(&send)?;
+    // The deferral is the sign that the mail server has tried.
+    let script =
+        "timeout 90 sh -c 'until postqueue -j | grep -q delay_reason; do sleep 1; done'; postqueue -j";
+    let queue = state.resident.appliance.read(script)?;
+    let asked = state.resident.appliance.run(&leak(TRY_TO_LEAK));
+    let tally = state.world.judge(&state.resident)?;
+    state.resident.appliance.read("systemctl start tor@default.service cipolla-watch.timer")?;
+    asked?;
+    let mut findings = tally.findings;
+    if !queue.contains("delay_reason") {
+        findings.push(format!("the message was not deferred: {queue}"));
+    }
+    if tally.tor_connects > before {
+        findings.push(format!("{} connections to relays without Tor", tally.tor_connects - before));
+    }
+    none_of(&findings)
+}
+
+/// A scanner that finds nothing may be blind.
+fn the_scanner_sees_open_ports(state: &mut State) -> Verdict {
+    let Some(relay) = state.world.relays().into_iter().next() else {
+        return fail("there is no relay");
+    };
+    let (address, port) = (relay.ip().to_string(), relay.port().to_string());
+    let found = open(&nmap(state, &["-sS", "-p", &port, &address])?);
+    if found == [format!("tcp port {port} is open")] {
+        return PASS;
+    }
+    fail(format!("a scan of the relay {relay} finds {found:?}"))
+}
+
+/// A record without findings may be of something else.
+fn the_record_sees_leaks(state: &mut State) -> Verdict {
+    state.resident.appliance.read("nft flush ruleset")?;
+    state.resident.appliance.read(&leak(TRY_TO_LEAK))?;
+    let findings = state.world.judge(&state.resident)?.findings;
+    let sees = |what: &str| findings.iter().any(|finding| finding.contains(what));
+    let gateway = qemu::GATEWAY;
+    if sees(&format!("to {gateway} port 53")) && sees(&format!("to {gateway} port 8080")) {
+        return PASS;
+    }
+    fail(format!("without a firewall the record shows only {findings:?}"))
 }
 
 #[cfg(test)]

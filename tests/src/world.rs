@@ -1,5 +1,6 @@
 //! A lab with a private Tor network, and appliances in it.
 
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
@@ -86,13 +87,18 @@ impl World {
         &self.lab
     }
 
+    /// Where its relays and directories are.
+    pub(crate) fn relays(&self) -> Vec<SocketAddrV4> {
+        self.tor.endpoints()
+    }
+
     /// Judges every packet of an appliance's card so far.
     pub(crate) fn judge(&self, resident: &Resident) -> anyhow::Result<Tally> {
         let expected = Expected {
             mac: resident.port.mac,
             address: resident.port.address,
             gateway: qemu::GATEWAY,
-            relays: self.tor.endpoints().into_iter().collect(),
+            relays: self.relays().into_iter().collect(),
         };
         Ok(capture::judge(&capture::load(&resident.capture())?, &expected))
     }
