@@ -15,6 +15,7 @@
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
 //! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
+//! | `exchange` | two appliances write to each other over that network |
 //! | `outside` | one appliance in that network: its packets, its open ports |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
@@ -33,6 +34,7 @@ pub mod browser;
 mod building;
 mod capture;
 mod check;
+mod exchange;
 mod file;
 mod firmware;
 mod golden;
@@ -112,6 +114,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(building::Building));
     all.push(Box::new(outside::Outside));
     all.push(Box::new(mail::Mail));
+    all.push(Box::new(exchange::Exchange));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all
 }

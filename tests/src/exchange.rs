@@ -1,0 +1,297 @@
+//! Two appliances from the same image write to each other, over the private Tor network.
+//!
+//! The owner's programs are the thin clients: submission and IMAP through Tor, with TLS that trusts the
+//! appliance's own authority and nobody else.
+
+use std::borrow::Cow;
+
+use anyhow::{Context as _, bail};
+use clients::{Door, Imap, Smtp, Trust};
+use data_encoding::BASE64_MIME;
+use qemu::{Deadline, Probe};
+use sha2::{Digest as _, Sha256};
+
+use crate::Context;
+use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::world::{Resident, World};
+
+/// From submission to the other mailbox: a lookup, a circuit, a delivery, on two emulated machines.
+const DELIVERY: u64 = 300;
+
+/// One dialogue over Tor.
+const DIALOGUE: u64 = 120;
+
+/// Long enough to be folded, with characters of two, three and four bytes.
+const SUBJECT: &str = "Grüße aus der Küche: 玉ねぎのスープ, сельдь под шубой and a very long way to say that dinner \
+    is ready, with 🧅 on top, so that this subject needs more than one encoded word";
+
+/// Bytes of it in one encoded word; the first line has to have room for its name, too.
+const PART: usize = 39;
+
+pub(crate) struct Exchange;
+
+/// Fields are dropped in this order.
+pub(crate) struct State {
+    people: Vec<Person>,
+    world: World,
+}
+
+/// An appliance and what its owner knows.
+struct Person {
+    resident: Resident,
+    name: &'static str,
+    known: Option<Known>,
+}
+
+/// What the hand-over tells the owner.
+#[derive(Clone)]
+struct Known {
+    address: String,
+    client_onion: String,
+    password: String,
+    trust: Trust,
+}
+
+impl Scenario for Exchange {
+    type State = State;
+
+    fn name(&self) -> Cow<'static, str> {
+        "exchange".into()
+    }
+
+    fn about(&self) -> Cow<'static, str> {
+        "two appliances from one image write to each other over a private Tor network".into()
+    }
+
+    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
+        let mut world = World::start(ctx, "exchange")?;
+        let mut people = Vec::new();
+        for name in ["ada", "bob"] {
+            let resident = world.appliance(ctx, probe, &format!("exchange/{name}"), name)?;
+            people.push(Person { resident, name, known: None });
+        }
+        Ok(State { people, world })
+    }
+
+    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+        let checks = vec![
+            gate("both_boot", &[], |state: &mut State| {
+                for person in &mut state.people {
+                    person.resident.appliance.wait_boot()?;
+                }
+                PASS
+            }),
+            gate("identities_are_disjoint", &["R49"], identities_are_disjoint),
+            gate("owners_log_in_through_tor", &["R22", "R23", "R39"], owners_log_in),
+            check("two_appliances_exchange_mail_there", &["R36"], |state: &mut State| exchange(state, 0, 1)),
+            check("two_appliances_exchange_mail_back", &["R36"], |state: &mut State| exchange(state, 1, 0)),
+            check("headers_no_ip_no_agent_no_zone", &["R31"], headers_tell_nothing),
+            check("captures_hold_only_tor_and_dhcp", &["R1", "R4", "R6"], only_tor_and_dhcp),
+        ];
+        vec![Phase { enter: |_| Ok(()), checks }]
+    }
+
+    fn evidence(&self, state: &mut State) -> Vec<Evidence> {
+        state.people.iter_mut().flat_map(|person| person.resident.appliance.evidence()).collect()
+    }
+
+    fn reach(&self, state: &State) -> Option<String> {
+        let machines = state.people.iter().map(|person| person.resident.appliance.machine.how_to_reach());
+        Some(machines.chain([state.world.lab().how_to_reach()]).collect())
+    }
+}
+
+impl Person {
+    /// Reads what the owner is told: addresses, password, and the authority to import.
+    fn learn(&mut self) -> anyhow::Result<Known> {
+        let resident = &mut self.resident;
+        let address = format!("{}@{}", self.name, resident.onion("mx")?);
+        let client_onion = resident.onion("client")?;
+        let password = resident.appliance.read("cat /var/lib/cipolla/private/credentials/mailbox")?;
+        let authority = resident.appliance.read("cat /var/lib/cipolla/tls/ca.crt")?;
+        let trust = Trust::in_authority(&authority)?;
+        Ok(Known { address, client_onion, password: password.trim().to_owned(), trust })
+    }
+
+    fn known(&self) -> anyhow::Result<&Known> {
+        self.known.as_ref().with_context(|| format!("nothing is known about {}", self.name))
+    }
+}
+
+impl Known {
+    /// A logged-in session of the owner's mail program for sending.
+    fn submission(&self, door: &Door, deadline: Deadline) -> anyhow::Result<Smtp> {
+        let channel = door.connect_when_up(&self.address, &self.client_onion, 465, deadline)?;
+        let (mut smtp, greeting) = Smtp::greeted(self.trust.secure(channel, &self.client_onion)?)?;
+        if greeting.code != 220 {
+            bail!("submission greets with {greeting}");
+        }
+        smtp.demand("EHLO client.invalid")?;
+        let login = smtp.auth_plain(&self.address, &self.password)?;
+        if login.code != 235 {
+            bail!("submission does not take the password: {login}");
+        }
+        Ok(smtp)
+    }
+
+    /// A logged-in session of the owner's mail program for reading.
+    fn mailbox(&self, door: &Door, deadline: Deadline) -> anyhow::Result<Imap> {
+        let channel = door.connect_when_up(&self.address, &self.client_onion, 993, deadline)?;
+        let (mut imap, _) = Imap::greeted(self.trust.secure(channel, &self.client_onion)?)?;
+        let login = imap.login(&self.address, &self.password)?;
+        if !login.agreed() {
+            bail!("IMAP does not take the password: {} {}", login.status, login.text);
+        }
+        Ok(imap)
+    }
+}
+
+/// The same image twice, and nothing that names or guards one appliance is the other's.
+fn identities_are_disjoint(state: &mut State) -> Verdict {
+    let script = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; \
+        cat /var/lib/tor/*/hostname /var/lib/cipolla/private/credentials/*; \
+        for key in /var/lib/cipolla/tls/*.key; do openssl pkey -in $key -pubout -outform DER | sha256sum; done";
+    let mut seen: Vec<Vec<String>> = Vec::new();
+    for person in &mut state.people {
+        let text = person.resident.appliance.read(script)?;
+        seen.push(text.split_whitespace().filter(|word| word.len() > 16).map(str::to_owned).collect());
+    }
+    let [one, two] = seen.as_slice() else { bail!("there are not two appliances") };
+    if one.len() < 8 {
+        return fail(format!("too little was found to compare: {one:?}"));
+    }
+    none_of(
+        &one.iter()
+            .filter(|word| two.contains(word))
+            .map(|word| format!("both have {word}"))
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn owners_log_in(state: &mut State) -> Verdict {
+    let door = state.world.door()?;
+    for person in &mut state.people {
+        let known = person.learn()?;
+        known.submission(&door, Deadline::seconds(DELIVERY))?.demand("QUIT")?;
+        known.mailbox(&door, Deadline::seconds(DELIVERY))?.demand("LOGOUT")?;
+        person.known = Some(known);
+    }
+    PASS
+}
+
+/// Something that no mail system would make up by itself: 200 KB that do not compress.
+fn attachment(seed: &str) -> Vec<u8> {
+    (0_u32..6400).flat_map(|number| Sha256::digest(format!("{seed} {number}"))).collect()
+}
+
+/// A message as a mail program writes it, with traces that have to be gone when it arrives.
+fn message(from: &str, to: &str, attachment: &[u8]) -> String {
+    let words: String = chunks(SUBJECT, PART)
+        .map(|part| format!(" =?utf-8?B?{}?=\r\n", data_encoding::BASE64.encode(part.as_bytes())))
+        .collect();
+    format!(
+        "From: {from}\r\nTo: {to}\r\nSubject:{words}Date: Fri, 20 Nov 2026 12:00:00 +0530\r\n\
+         Message-ID: <1@laptop.example>\r\nUser-Agent: Test/1.0 (X11; Linux x86_64)\r\n\
+         X-Originating-IP: [192.0.2.77]\r\nMIME-Version: 1.0\r\n\
+         Content-Type: multipart/mixed; boundary=\"onion\"\r\n\r\n\
+         --onion\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+         Zwiebelsuppe für alle.\r\n\
+         --onion\r\nContent-Type: application/octet-stream; name=\"soup.bin\"\r\n\
+         Content-Disposition: attachment; filename=\"soup.bin\"\r\nContent-Transfer-Encoding: base64\r\n\r\n\
+         {}--onion--\r\n",
+        BASE64_MIME.encode(attachment)
+    )
+}
+
+/// Parts of at most so many bytes, cut between characters (RFC 2047, 5).
+fn chunks(text: &str, most: usize) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = rest.floor_char_boundary(most);
+        let (part, after) = rest.split_at(end);
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// One writes, the other reads.
+fn exchange(state: &mut State, from: usize, to: usize) -> Verdict {
+    let door = state.world.door()?;
+    let (from, to) = (state.people[from].known()?.clone(), state.people[to].known()?.clone());
+    let content = attachment(&from.address);
+    let text = message(&from.address, &to.address, &content);
+    let mut smtp = from.submission(&door, Deadline::seconds(DIALOGUE))?;
+    let reply = smtp.mail(&from.address, &[&to.address], text.as_bytes())?;
+    if !reply.agreed() {
+        return fail(format!("submission refuses the message: {reply}"));
+    }
+    let received = receive(&door, &to)?;
+    let mut findings = Vec::new();
+    for part in chunks(SUBJECT, PART) {
+        if !received.contains(&data_encoding::BASE64.encode(part.as_bytes())) {
+            findings.push(format!("the subject lacks {part:?}"));
+        }
+    }
+    if !received.contains("Zwiebelsuppe für alle.") && !received.contains("Zwiebelsuppe f=C3=BCr alle.") {
+        findings.push("the text is not what was sent".to_owned());
+    }
+    if !received.contains(&BASE64_MIME.encode(&content)) {
+        findings.push("the attachment is not what was sent".to_owned());
+    }
+    none_of(&findings)
+}
+
+/// Waits for the first message of a mailbox, as a mail program does (RFC 2177), and reads it.
+fn receive(door: &Door, who: &Known) -> anyhow::Result<String> {
+    let deadline = Deadline::seconds(DELIVERY);
+    let mut imap = who.mailbox(door, deadline)?;
+    imap.until(deadline);
+    if imap.select("INBOX")? == 0 {
+        imap.talk().send("idle IDLE")?;
+        while !imap.talk().line()?.ends_with(" EXISTS") {}
+        imap.talk().send("DONE")?;
+        while !imap.talk().line()?.starts_with("idle ") {}
+    }
+    imap.until(Deadline::seconds(DIALOGUE));
+    Ok(String::from_utf8_lossy(&imap.message(1)?).into_owned())
+}
+
+/// What the mail program and the way of the message told about the sender's computer is gone.
+fn headers_tell_nothing(state: &mut State) -> Verdict {
+    let door = state.world.door()?;
+    let text = receive(&door, state.people[1].known()?)?;
+    let head = text.split("\r\n\r\n").next().unwrap_or_default();
+    let mut findings = Vec::new();
+    for trace in
+        ["192.0.2.77", "User-Agent", "X-Originating-IP", "laptop.example", "+0530", "fc00:dead", "127.0.0.1"]
+    {
+        findings.extend(
+            head.lines().filter(|line| line.contains(trace)).map(|line| format!("{trace:?} in {line:?}")),
+        );
+    }
+    none_of(&findings)
+}
+
+fn only_tor_and_dhcp(state: &mut State) -> Verdict {
+    let mut findings = Vec::new();
+    for person in &state.people {
+        let tally = state.world.judge(&person.resident)?;
+        findings.extend(tally.findings.iter().map(|finding| format!("{}: {finding}", person.name)));
+    }
+    none_of(&findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoded_words_are_short_and_whole() {
+        let parts: Vec<_> = chunks(SUBJECT, PART).collect();
+        assert_eq!(parts.concat(), SUBJECT);
+        assert!(parts.iter().all(|part| part.len() <= PART));
+        let text = message("a@x.onion", "b@y.onion", b"x");
+        // An encoded word has at most 75 characters (RFC 2047, 2).
+        assert!(text.lines().take_while(|line| !line.is_empty()).all(|line| line.len() <= 76), "{text}");
+    }
+}
