@@ -1,6 +1,7 @@
 //! The commands that look after a running appliance: what there is to type, and what it runs.
 
-use std::net::IpAddr;
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use clap::Subcommand;
 
 use super::Cli;
 use super::run::{confirm, need_root, print};
-use crate::commands::{bans, digest, verify, watch};
+use crate::commands::{bans, digest, selftest, verify, watch};
 use crate::machine::Machine;
 
 /// The exit status for "it works, and it found something", which is neither an error (1) nor bad usage (2).
@@ -90,6 +91,40 @@ pub(super) enum Upkeep {
         #[arg(long)]
         look: bool,
     },
+    /// Check on this machine what the project promises, as far as it can be checked from inside. Takes a minute.
+    ///
+    /// Listeners, firewall, keys, certificates, what the mail server says to strangers, and the system below. Nothing
+    /// is changed; the attempts appear in the journal. The names are those of the project's list of assertions.
+    ///
+    /// Exit status 0: everything is as it must be, 1: something is not, or could not be checked.
+    #[command(after_help = "Examples:\n  \
+        cipolla selftest\n  \
+        cipolla selftest tls         # only checks with these letters in their name\n  \
+        cipolla selftest --json | jq '.lines[] | select(.outcome != \"passed\")'")]
+    Selftest {
+        /// Only the checks with these letters in their name.
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// What the self-test does as other users. For the self-test only.
+    #[command(subcommand, hide = true)]
+    Probe(Probe),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Probe {
+    /// Try to reach addresses.
+    Reach {
+        /// Each `tcp:IP:PORT` or `udp:IP:PORT`.
+        targets: Vec<String>,
+    },
+    /// Hold a dialogue.
+    Talk {
+        /// The server.
+        address: SocketAddr,
+        /// What to say, in hexadecimal.
+        parts: Vec<String>,
+    },
 }
 
 pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<ExitCode> {
@@ -131,6 +166,26 @@ pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<
             } else {
                 print(cli, &summary, &summary.text())?;
             }
+        }
+        Upkeep::Selftest { filter } => {
+            need_root("testing as other users")?;
+            // For people only: on a terminal, each name gives way to the next.
+            let terminal = std::io::stderr().is_terminal();
+            let table = selftest::run(machine, filter, &mut |name| {
+                if terminal {
+                    eprint!("\r\x1b[K{name}");
+                }
+            });
+            if terminal {
+                eprint!("\r\x1b[K");
+            }
+            let table = table?;
+            print(cli, &table, &table.text())?;
+            return Ok(if table.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Upkeep::Probe(Probe::Reach { targets }) => std::print!("{}", selftest::probe::reach(targets)?),
+        Upkeep::Probe(Probe::Talk { address, parts }) => {
+            std::print!("{}", selftest::probe::talk(*address, parts)?);
         }
         Upkeep::Watch { look } => {
             need_root("looking after Tor")?;

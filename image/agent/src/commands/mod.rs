@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod digest;
 pub mod list;
 pub mod queue;
+pub mod selftest;
 pub mod services;
 pub mod settings;
 pub mod status;

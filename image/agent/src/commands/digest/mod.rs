@@ -112,18 +112,18 @@ pub fn read(machine: &Machine<'_>, hours: u32) -> Result<Digest> {
         integrity: integrity(machine)?,
         certificates: certificates(machine)?,
         dropped: dropped(machine)?,
-        clock_agrees: tor_control::consensus_times().ok().map(|times| clock_agrees(now, &times)),
+        clock_agrees: tor_control::consensus_times()
+            .ok()
+            .map(|(begin, end)| lies_within(&utc(now), &begin, &end)),
         reachable_at: memory.proved,
         repairs: memory.taken.into_iter().filter(|taken| taken.at >= begin).collect(),
     })
 }
 
-/// Whether `now` lies within the validity of the Tor network's consensus; both times are `YYYY-MM-DD HH:MM:SS`, which
-/// sorts like time.
-fn clock_agrees(now: u64, (begin, end): &(String, String)) -> bool {
-    let now = utc(now);
+/// Whether a time lies between two others, to the minute. All are `YYYY-MM-DD HH:MM…`, which sorts like time.
+pub(super) fn lies_within(now: &str, begin: &str, end: &str) -> bool {
     let minute = |text: &str| text.get(..16).unwrap_or(text).to_owned();
-    (minute(begin)..=minute(end)).contains(&minute(&now))
+    (minute(begin)..=minute(end)).contains(&minute(now))
 }
 
 fn integrity(machine: &Machine<'_>) -> Result<Option<Integrity>> {
@@ -287,10 +287,9 @@ mod tests {
 
     #[test]
     fn the_clock_is_compared_with_the_network() {
-        let times = ("2026-11-21 21:00:00".to_owned(), "2026-11-22 00:00:00".to_owned());
-        assert!(clock_agrees(1_795_296_208, &times), "21:23");
-        assert!(!clock_agrees(1_795_296_208 - 3600, &times));
-        assert!(!clock_agrees(1_795_296_208 + 3 * 3600, &times));
+        let agrees = |now| lies_within(now, "2026-11-21 21:00:00", "2026-11-22 00:00:00");
+        assert!(agrees("2026-11-21 21:23 UTC") && agrees("2026-11-22 00:00 UTC"));
+        assert!(!agrees("2026-11-21 20:59 UTC") && !agrees("2026-11-22 00:01 UTC"));
     }
 
     #[test]
