@@ -7,9 +7,10 @@
 //!
 //! **Architecture invariants.** All changes to files of a running appliance go through [`fs::Fs`], so that
 //! tests can cut the power at every step. Every path is a path of the appliance (`/etc/…`), resolved below one
-//! root folder. The agent never depends on the builder, opens no connection beyond the machine (the watch reaches its
-//! own service through Tor's socket, as any client of Tor would) and never replaces a key that is already there. No secret is an argument of a program, a line in the journal, or a
-//! file in clear on the boot partition.
+//! root folder. The agent never depends on the builder, opens no connection beyond the machine (the watch
+//! reaches its own service through Tor's socket, as any client of Tor would) and never replaces a key that is
+//! already there. No secret is an argument of a program, a line in the journal, or a file in clear on the boot
+//! partition.
 
 pub mod access_check;
 pub mod accounts;

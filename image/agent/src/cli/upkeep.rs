@@ -114,11 +114,13 @@ pub(super) enum Upkeep {
 #[derive(Debug, Subcommand)]
 pub(super) enum Probe {
     /// Try to reach addresses.
+    #[command(hide = true)]
     Reach {
         /// Each `tcp:IP:PORT` or `udp:IP:PORT`.
         targets: Vec<String>,
     },
     /// Hold a dialogue.
+    #[command(hide = true)]
     Talk {
         /// The server.
         address: SocketAddr,

@@ -38,7 +38,9 @@ pub struct Tally {
 }
 
 /// Why Postfix refuses: a phrase of its line (most are from our own configuration), and what it means.
-const REFUSALS: [(&str, &str); 18] = [
+const REFUSALS: [(&str, &str); 20] = [
+    ("Server configuration problem", "a fault of this server; see: journalctl -u postfix"),
+    ("Service unavailable", "the content filter did not answer"),
     ("Relay access denied", "wanted to relay through this server"),
     ("User unknown", "no such mailbox"),
     ("That sender address is ours", "pretended to be one of your addresses"),

@@ -74,7 +74,8 @@ impl Digest {
         for need in &needs {
             let _ = writeln!(text, "! {need}");
         }
-        let _ = writeln!(text, "\nMail in the last {} hours", self.hours);
+        let period = if self.hours == 1 { "hour".to_owned() } else { format!("{} hours", self.hours) };
+        let _ = writeln!(text, "\nMail in the last {period}");
         for (title, count) in
             [("received", tally.received), ("handed in", tally.submitted), ("sent", tally.sent)]
         {

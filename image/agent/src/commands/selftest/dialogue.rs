@@ -66,9 +66,14 @@ fn hold(ground: &Ground<'_, '_>) -> Result<Smtp> {
         ehlo: text(2),
         auth: text(3),
         vrfy: text(4),
-        own_domain: text(6),
-        relay: text(9),
+        own_domain: after_mail(text(5), text(6)),
+        relay: after_mail(text(8), text(9)),
     })
+}
+
+/// The answer to RCPT, or that to MAIL if that was refused already.
+fn after_mail(mail: String, rcpt: String) -> String {
+    if mail.starts_with("250 ") { rcpt } else { mail }
 }
 
 /// Judges one answer of the dialogue, which is held at the first question.

@@ -17,7 +17,7 @@ mod system;
 use std::cell::OnceCell;
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::status;
@@ -74,7 +74,11 @@ impl Ground<'_, '_> {
             if user == "root" { crate::fs::Owner::ROOT } else { self.accounts.of_user(user, 0)?.owner };
         let (uid, gid) = (format!("--reuid={}", owner.uid), format!("--regid={}", owner.gid));
         let head = ["setpriv", &uid, &gid, "--clear-groups", "/usr/bin/cipolla", "probe"];
-        self.ask(&[&head, arguments].concat()).with_context(|| format!("trying as {user}"))
+        let ran = self.machine.programs.run(&[&head, arguments].concat())?;
+        if !ran.success {
+            bail!("trying as {user}: {}", ran.stderr.trim().trim_start_matches("cipolla: "));
+        }
+        Ok(ran.stdout)
     }
 
     fn has_web(&self) -> bool {

@@ -33,17 +33,20 @@ pub fn remembered(fs: &dyn Fs) -> Result<Memory> {
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
-/// What the owner has to know, if anything: a trouble that the steps did not mend.
+/// What the owner has to know, if anything: a trouble that called for a step and is not over.
 ///
 /// # Errors
 /// When the memory cannot be read.
 pub fn problem(fs: &dyn Fs) -> Result<Option<String>> {
     let memory = remembered(fs)?;
-    Ok(memory.trouble.filter(|trouble| trouble.step.is_some()).map(|trouble| {
-        let tried =
-            if trouble.step == Some(Step::Refresh) { "mending it" } else { "restarting Tor did not help" };
-        format!("since {}: {}; {tried}", utc(trouble.since), trouble.what)
-    }))
+    let Some(trouble) = &memory.trouble else { return Ok(None) };
+    let tried = match trouble.step {
+        None => return Ok(None),
+        Some(_) if plan::reported(&memory, trouble) => "restarting Tor did not help",
+        Some(Step::Refresh) => "Tor was reloaded",
+        Some(Step::Restart | Step::Report) => "Tor was restarted",
+    };
+    Ok(Some(format!("since {}: {}; {tried}", utc(trouble.since), trouble.what)))
 }
 
 /// Looks, and changes nothing.
@@ -59,9 +62,23 @@ pub fn look(machine: &Machine<'_>) -> Result<Seen> {
 /// # Errors
 /// As [`look()`], and when a step fails.
 pub fn run(machine: &Machine<'_>, say: &mut dyn FnMut(&str)) -> Result<(Seen, Memory)> {
+    let look = |everything| if everything { look::everything(machine.fs) } else { Ok(look::connection()) };
+    act(machine, &look, say)
+}
+
+/// As [`run`], with `look` in place of a look at the real Tor; it is told whether to look at everything, or only whether
+/// Tor is connected.
+///
+/// # Errors
+/// As [`run`].
+pub fn act(
+    machine: &Machine<'_>,
+    look: &dyn Fn(bool) -> Result<Seen>,
+    say: &mut dyn FnMut(&str),
+) -> Result<(Seen, Memory)> {
     let now = machine.now.duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
     let memory = remembered(machine.fs)?;
-    let seen = if memory.must_prove(now) { look::everything(machine.fs)? } else { look::connection() };
+    let seen = look(memory.must_prove(now))?;
     let (memory, step) = plan::decide(memory, now, &seen);
     // Remembered first: a step that fails, or ends this very program, counts as taken.
     let content = serde_json::to_vec(&memory).context("writing the memory of the watch")?;

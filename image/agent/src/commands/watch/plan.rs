@@ -67,16 +67,30 @@ impl Step {
     }
 }
 
+/// What kind of trouble it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Tor does not answer.
+    Silent,
+    /// Tor is not connected.
+    Unconnected,
+    /// A service is away.
+    Service,
+}
+
 /// A trouble that lasts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// Since when, in seconds since 1970.
     pub since: u64,
+    /// Its kind now.
+    pub kind: Kind,
     /// What it is now.
     pub what: String,
     /// The last step, if one was taken.
     pub step: Option<Step>,
-    /// When it was taken.
+    /// When it was taken; without one, since when the trouble is of this kind.
     pub step_at: u64,
 }
 
@@ -141,17 +155,27 @@ pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step
         }
         return (memory, None);
     };
+    let kind = match seen {
+        Seen::Silent(_) => Kind::Silent,
+        Seen::Connecting(_) => Kind::Unconnected,
+        Seen::Connected(_) => Kind::Service,
+    };
     let trouble = match memory.trouble.take() {
         // A clock that was set back starts the waiting anew.
-        Some(trouble) if trouble.since <= now && trouble.step_at <= now => Trouble { what, ..trouble },
-        _ => Trouble { since: now, what, step: None, step_at: now },
+        Some(trouble) if trouble.since <= now && trouble.step_at <= now => {
+            // So does another kind of trouble, until there was a step: a Tor that was not connected, and now does
+            // not answer, may just be starting again.
+            let anew = trouble.step.is_none() && trouble.kind != kind;
+            Trouble { what, kind, step_at: if anew { now } else { trouble.step_at }, ..trouble }
+        }
+        _ => Trouble { since: now, kind, what, step: None, step_at: now },
     };
     let waited = now - trouble.step_at;
-    let step = match (trouble.step, seen) {
+    let step = match (trouble.step, kind) {
         // Who does not answer cannot be asked to reload.
-        (None, Seen::Silent(_)) => (waited >= BEFORE_REFRESH).then_some(Step::Restart),
-        (None, Seen::Connecting(_)) => (waited >= BEFORE_REFRESH_UNCONNECTED).then_some(Step::Refresh),
-        (None, Seen::Connected(_)) => (waited >= BEFORE_REFRESH).then_some(Step::Refresh),
+        (None, Kind::Silent) => (waited >= BEFORE_REFRESH).then_some(Step::Restart),
+        (None, Kind::Unconnected) => (waited >= BEFORE_REFRESH_UNCONNECTED).then_some(Step::Refresh),
+        (None, Kind::Service) => (waited >= BEFORE_REFRESH).then_some(Step::Refresh),
         (Some(Step::Refresh), _) => (waited >= BEFORE_RESTART).then_some(Step::Restart),
         (Some(Step::Restart), _) if !reported(&memory, &trouble) => {
             (waited >= BEFORE_REPORT).then_some(Step::Report)
@@ -172,7 +196,7 @@ pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step
 }
 
 /// Whether the owner was told of this trouble.
-fn reported(memory: &Memory, trouble: &Trouble) -> bool {
+pub(super) fn reported(memory: &Memory, trouble: &Trouble) -> bool {
     memory.taken.iter().any(|taken| taken.step == Step::Report && taken.at >= trouble.since)
 }
 
@@ -239,6 +263,15 @@ mod tests {
         use Step::{Refresh, Restart};
         assert_eq!(steps(&Seen::Silent("refused".into()), 3), [(5, Restart)]);
         assert_eq!(steps(&Seen::Connecting(10), 11), [(30, Refresh), (45, Restart)]);
+    }
+
+    #[test]
+    fn another_kind_of_trouble_is_waited_for_anew() {
+        let (memory, _) = decide(Memory::default(), 1000, &Seen::Connecting(10));
+        let (memory, step) = decide(memory, 1000 + 20 * MINUTE, &Seen::Silent("refused".into()));
+        assert_eq!(step, None, "it may just be starting");
+        let (memory, step) = decide(memory, 1000 + 25 * MINUTE, &Seen::Silent("refused".into()));
+        assert_eq!((memory.trouble.map(|trouble| trouble.since), step), (Some(1000), Some(Step::Restart)));
     }
 
     #[test]

@@ -1,0 +1,167 @@
+//! The commands that look after a running appliance, with programs whose answers are written down here.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+#[expect(dead_code, reason = "each test uses its part of the support")]
+mod support;
+
+use std::cell::RefCell;
+
+use agent::boot;
+use agent::commands::watch::{self, plan::Seen};
+use agent::commands::{bans, digest, verify};
+use agent::fs::{Access, Fs as _};
+use agent::programs::{Programs, Ran};
+use anyhow::Result;
+use camino::Utf8Path;
+use support::machine;
+use support::programs::FakePrograms;
+use support::sim::SimFs;
+
+/// Programs that answer by the beginning of their command line, and remember what they were asked and given.
+struct Scripted<'s> {
+    answers: &'s [(&'s str, &'s str)],
+    asked: RefCell<Vec<String>>,
+    given: RefCell<Vec<String>>,
+}
+
+impl<'s> Scripted<'s> {
+    fn new(answers: &'s [(&'s str, &'s str)]) -> Self {
+        Self { answers, asked: RefCell::default(), given: RefCell::default() }
+    }
+
+    fn asked(&self, command: &str) -> bool {
+        self.asked.borrow().iter().any(|asked| asked == command)
+    }
+}
+
+impl Programs for Scripted<'_> {
+    fn has(&self, program: &str) -> bool {
+        self.answers.iter().any(|(command, _)| command.split(' ').next() == Some(program))
+    }
+
+    fn run(&self, argv: &[&str]) -> Result<Ran> {
+        let asked = argv.join(" ");
+        let answer = self.answers.iter().find(|(command, _)| asked.starts_with(command));
+        let (_, answer) = answer.unwrap_or_else(|| panic!("nobody expected {asked}"));
+        self.asked.borrow_mut().push(asked);
+        Ok(Ran { success: true, stdout: (*answer).to_owned(), stderr: String::new() })
+    }
+
+    fn feed(&self, argv: &[&str], input: &str) -> Result<Ran> {
+        self.given.borrow_mut().push(input.to_owned());
+        self.run(argv)
+    }
+}
+
+fn started() -> SimFs {
+    let fs = SimFs::before_first_start();
+    boot::run(&machine(&fs, &FakePrograms { fs: &fs }), &mut |_| {}).unwrap();
+    fs
+}
+
+const FAIL2BAN: [(&str, &str); 6] = [
+    ("fail2ban-client status", "Status\n|- Number of jail:\t2\n`- Jail list:\tdovecot-circuit, sshd\n"),
+    (
+        "fail2ban-client get dovecot-circuit banip",
+        "fc00:dead:beef:4dad::5:8 \t2026-11-21 22:50:18 + 1800 = 2026-11-21 23:20:18\n",
+    ),
+    ("fail2ban-client get sshd banip", "192.168.1.7 \t2026-11-21 22:50:18 + 1800 = 2026-11-21 23:20:18\n"),
+    ("fail2ban-client unban", "1\n"),
+    (
+        "nft -j list set inet cipolla banned",
+        r#"{"nftables": [{"set": {"name": "banned", "elem": [{"elem": {"val": "10.1.1.1", "expires": 9}}]}}]}"#,
+    ),
+    ("nft delete element inet cipolla banned", ""),
+];
+
+#[test]
+fn bans_are_listed_and_lifted() {
+    let fs = started();
+    let programs = Scripted::new(&FAIL2BAN);
+    let machine = machine(&fs, &programs);
+    let list = bans::list(&machine).unwrap();
+    assert_eq!((list.held.len(), list.dropped.len()), (2, 1));
+    assert_eq!(bans::unban(&machine, "192.168.1.7".parse().unwrap()).unwrap(), 1);
+    assert!(programs.asked("fail2ban-client unban 192.168.1.7"));
+    assert_eq!(
+        bans::unban(&machine, "10.1.1.1".parse().unwrap()).unwrap(),
+        2,
+        "fail2ban's and the firewall's"
+    );
+    assert!(programs.asked("nft delete element inet cipolla banned { 10.1.1.1 }"));
+    assert_eq!(bans::unban_circuits(&machine).unwrap(), 1);
+    assert!(programs.asked("fail2ban-client unban fc00:dead:beef:4dad::5:8"));
+}
+
+const CHANGED: &str = r#"{"number_of_entries": {"total": 9}, "changed": {"/etc/hosts": "f"},
+    "details": {"/etc/hosts": {"sha256": {"old": "a", "new": "b"}}}}"#;
+
+fn recorded(fs: &SimFs) {
+    let dir = Utf8Path::new("/var/lib/aide");
+    fs.mkdir(dir, Access::root(0o700)).unwrap();
+    for (name, content) in [("aide.db", "old"), ("aide.db.new", "new")] {
+        fs.create(&dir.join(name), content.as_bytes(), Access::root(0o600)).unwrap();
+    }
+}
+
+#[test]
+fn a_record_is_replaced_only_if_the_owner_agrees() {
+    let fs = started();
+    let programs =
+        Scripted::new(&[("aide --config=/etc/aide/aide.conf --before=report_format=json --", CHANGED)]);
+    let machine = machine(&fs, &programs);
+    assert!(verify::check(&machine).unwrap_err().to_string().contains("no record yet"));
+    recorded(&fs);
+    assert_eq!(verify::check(&machine).unwrap().differences[0].path, "/etc/hosts");
+    let record = |fs: &SimFs| fs.read(Utf8Path::new("/var/lib/aide/aide.db")).unwrap().unwrap();
+    let (_, accepted) = verify::accept(&machine, &mut |_| Ok(false)).unwrap();
+    assert!(!accepted && record(&fs) == b"old");
+    assert!(
+        fs.entry(Utf8Path::new("/var/lib/aide/aide.db.new")).unwrap().is_none(),
+        "nothing is left behind"
+    );
+    fs.create(Utf8Path::new("/var/lib/aide/aide.db.new"), b"new", Access::root(0o600)).unwrap();
+    let (_, accepted) = verify::accept(&machine, &mut |comparison| Ok(!comparison.is_unchanged())).unwrap();
+    assert!(accepted && record(&fs) == b"new");
+}
+
+#[test]
+fn an_attack_is_mailed_once() {
+    let fs = started();
+    let line = r#"{"MESSAGE":"NOTICE [dovecot-circuit] Ban fc00:dead:beef:4dad::5","SYSLOG_IDENTIFIER":"fail2ban.actions"}"#;
+    let journal = [line; 12].join("\n");
+    let answers = [("journalctl", journal.as_str()), ("sendmail -i -f  -- postmaster@", "")];
+    let programs = Scripted::new(&answers);
+    let machine = machine(&fs, &programs);
+    let warning = digest::alert(&machine).unwrap().unwrap();
+    assert!(warning.contains("bans              12"), "{warning}");
+    assert_eq!(digest::alert(&machine).unwrap(), None, "and then there is silence");
+    let given = programs.given.borrow();
+    assert_eq!(given.len(), 1);
+    assert!(given[0].starts_with("From: Your mail server <postmaster@"), "{}", given[0]);
+    assert!(given[0].contains("\nSubject: Somebody is guessing passwords\n") && !given[0].contains("fc00"));
+}
+
+#[test]
+fn a_quiet_hour_mails_nothing() {
+    let fs = started();
+    let programs = Scripted::new(&[("journalctl", "")]);
+    assert_eq!(digest::alert(&machine(&fs, &programs)).unwrap(), None);
+}
+
+#[test]
+fn a_tor_that_does_not_answer_is_noted_and_told() {
+    let fs = started();
+    let programs = Scripted::new(&[("systemctl restart tor@default.service", "")]);
+    let mut machine = machine(&fs, &programs);
+    let silent = |_| Ok(Seen::Silent("connection refused".into()));
+    let (seen, memory) = watch::act(&machine, &silent, &mut |_| {}).unwrap();
+    assert!(!seen.is_well() && memory.trouble.is_some());
+    assert_eq!(watch::problem(&fs).unwrap(), None, "one look is nothing");
+    machine.now += std::time::Duration::from_secs(300);
+    let mut said = Vec::new();
+    watch::act(&machine, &silent, &mut |line| said.push(line.to_owned())).unwrap();
+    assert!(programs.asked("systemctl restart tor@default.service"), "{said:?}");
+    assert!(watch::problem(&fs).unwrap().unwrap().ends_with("Tor was restarted"));
+}
