@@ -79,7 +79,7 @@ impl World {
     }
 
     /// A relay's address, which nobody but Tor may reach.
-    pub(crate) fn relay(&self) -> anyhow::Result<std::net::SocketAddrV4> {
+    pub(crate) fn relay(&self) -> anyhow::Result<SocketAddrV4> {
         self.tor.endpoints().first().copied().ok_or_else(|| anyhow!("the network has no relays"))
     }
 
