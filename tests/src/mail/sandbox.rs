@@ -136,8 +136,8 @@ fn no_secret_readable(state: &mut State) -> Verdict {
                   /etc/ssh /var/lib/cipolla/mail/users -type f -perm /o+r \
                   ! -name '*.crt' ! -name '*.pub' ! -name 'sshd_config*' ! -name ssh_config ! -name moduli \
                   ! -name '50-cipolla.conf'; \
-                  grep -rlE --exclude-dir=cipolla-shell 'PRIVATE KEY-----|[$]argon2id[$]' \
-                  /run /tmp /var/tmp /var/log 2>/dev/null; true";
+                  find /run /tmp /var/tmp /var/log -type f -perm /o+r ! -path '/run/cipolla-shell/*' \
+                  -exec grep -lE 'PRIVATE KEY-----|[$]argon2id[$]' {} + 2>/dev/null; true";
     let output = state.resident.appliance.read(script)?;
     none_of(&output.lines().map(str::to_owned).collect::<Vec<_>>())
 }
