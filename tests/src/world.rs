@@ -87,18 +87,13 @@ impl World {
         &self.lab
     }
 
-    /// Where its relays and directories are.
-    pub(crate) fn relays(&self) -> Vec<SocketAddrV4> {
-        self.tor.endpoints()
-    }
-
     /// Judges every packet of an appliance's card so far.
     pub(crate) fn judge(&self, resident: &Resident) -> anyhow::Result<Tally> {
         let expected = Expected {
             mac: resident.port.mac,
             address: resident.port.address,
             gateway: qemu::GATEWAY,
-            relays: self.relays().into_iter().collect(),
+            relays: self.tor.endpoints().into_iter().collect(),
         };
         Ok(capture::judge(&capture::load(&resident.capture())?, &expected))
     }
