@@ -112,18 +112,21 @@ pub fn read(machine: &Machine<'_>, hours: u32) -> Result<Digest> {
         integrity: integrity(machine)?,
         certificates: certificates(machine)?,
         dropped: dropped(machine)?,
-        clock_agrees: tor_control::consensus_times()
-            .ok()
-            .map(|(begin, end)| lies_within(&utc(now), &begin, &end)),
+        clock_agrees: tor_control::consensus_times().ok().map(|(begin, end)| agrees(now, &begin, &end)),
         reachable_at: memory.proved,
         repairs: memory.taken.into_iter().filter(|taken| taken.at >= begin).collect(),
     })
 }
 
-/// Whether a time lies between two others, to the minute. All are `YYYY-MM-DD HH:MM…`, which sorts like time.
-pub(super) fn lies_within(now: &str, begin: &str, end: &str) -> bool {
+/// So much the clock may differ from the Tor network's, in seconds. Tor itself bears more before it stops working.
+const TOLERANCE: u64 = 3600;
+
+/// Whether a time agrees with the validity of the network's consensus, which is given as `YYYY-MM-DD HH:MM:SS`: that
+/// sorts like time.
+pub(super) fn agrees(now: u64, begin: &str, end: &str) -> bool {
     let minute = |text: &str| text.get(..16).unwrap_or(text).to_owned();
-    (minute(begin)..=minute(end)).contains(&minute(now))
+    minute(&utc(now + TOLERANCE)) >= minute(begin)
+        && minute(&utc(now.saturating_sub(TOLERANCE))) <= minute(end)
 }
 
 fn integrity(machine: &Machine<'_>) -> Result<Option<Integrity>> {
@@ -287,9 +290,10 @@ mod tests {
 
     #[test]
     fn the_clock_is_compared_with_the_network() {
-        let agrees = |now| lies_within(now, "2026-11-21 21:00:00", "2026-11-22 00:00:00");
-        assert!(agrees("2026-11-21 21:23 UTC") && agrees("2026-11-22 00:00 UTC"));
-        assert!(!agrees("2026-11-21 20:59 UTC") && !agrees("2026-11-22 00:01 UTC"));
+        const AT_21_23: u64 = 1_795_296_208;
+        let agrees = |now| agrees(now, "2026-11-21 21:00:00", "2026-11-22 00:00:00");
+        assert!(agrees(AT_21_23) && agrees(AT_21_23 - 3600) && agrees(AT_21_23 + 3 * 3600));
+        assert!(!agrees(AT_21_23 - 2 * 3600) && !agrees(AT_21_23 + 4 * 3600));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The system under the services.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Ground, Outcome, status};
+use crate::commands::digest::agrees;
 use crate::commands::status::utc;
 use crate::fs::{Fs, Kind};
 use crate::tor_control;
@@ -220,22 +222,27 @@ fn settings(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-pub(super) fn apparmor(ground: &Ground<'_, '_>) -> Result<Outcome> {
-    let profiles = ground.machine.fs.read(Utf8Path::new("/sys/kernel/security/apparmor/profiles"))?;
-    let Some(profiles) = profiles else { return Ok(Outcome::Failed(vec!["AppArmor is not active".into()])) };
-    Ok(Outcome::of(not_enforced(&String::from_utf8_lossy(&profiles))))
+pub(super) fn apparmor(_ground: &Ground<'_, '_>) -> Result<Outcome> {
+    let mut labels = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("listing processes")? {
+        let path = entry.context("listing processes")?.path();
+        // A process may end while it is looked at.
+        labels.extend(std::fs::read_to_string(path.join("attr/apparmor/current")));
+    }
+    Ok(Outcome::of(not_enforced(&labels)))
 }
 
-/// What is wrong with the list of profiles: lines such as `system_tor (enforce)`.
-fn not_enforced(profiles: &str) -> Vec<String> {
-    let modes: Vec<_> = profiles.lines().filter_map(|line| line.rsplit_once(' ')).collect();
-    let mut wrong: Vec<_> = modes
-        .iter()
-        .filter(|(_, mode)| *mode == "(complain)")
-        .map(|(name, _)| format!("{name} only complains"))
-        .collect();
-    if !modes.contains(&("system_tor", "(enforce)")) {
-        wrong.push("system_tor is not enforced".into());
+/// What is wrong with the profiles under which processes run, such as `system_tor (enforce)` or `unconfined`. Profiles of
+/// programs that do not run are not looked at: Debian ships many for programs that are not even installed.
+fn not_enforced(labels: &[String]) -> Vec<String> {
+    if labels.is_empty() {
+        return vec!["AppArmor is not active".into()];
+    }
+    let modes = labels.iter().filter_map(|label| label.trim().rsplit_once(' '));
+    let complaining = modes.filter(|(_, mode)| *mode == "(complain)");
+    let mut wrong: Vec<_> = complaining.map(|(name, _)| format!("{name} only complains")).collect();
+    if !labels.iter().any(|label| label.trim() == "system_tor (enforce)") {
+        wrong.push("Tor does not run under system_tor, enforced".into());
     }
     wrong
 }
@@ -273,19 +280,14 @@ pub(super) fn tor(_ground: &Ground<'_, '_>) -> Result<Outcome> {
     Ok(Outcome::of(if percent == 100 { Vec::new() } else { vec![format!("Tor is at {percent} %")] }))
 }
 
-pub(super) fn clock(ground: &Ground<'_, '_>) -> Result<Outcome> {
+pub(super) fn clock(_ground: &Ground<'_, '_>) -> Result<Outcome> {
     let Ok((begin, end)) = tor_control::consensus_times() else {
         return Ok(Outcome::skipped("Tor has no consensus to compare with"));
     };
-    let now =
-        ground.machine.now.duration_since(std::time::UNIX_EPOCH).context("the clock stands before 1970")?;
-    let now = utc(now.as_secs());
-    let good = crate::commands::digest::lies_within(&now, &begin, &end);
-    Ok(Outcome::of(if good {
-        Vec::new()
-    } else {
-        vec![format!("it is {now} here, but between {begin} and {end}")]
-    }))
+    // Not the time at which this command began: that may be a minute ago.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+    let said = format!("it is {} here, and in the Tor network between {begin} and {end}", utc(now));
+    Ok(Outcome::of(if agrees(now, &begin, &end) { Vec::new() } else { vec![said] }))
 }
 
 pub(super) fn entropy(ground: &Ground<'_, '_>) -> Result<Outcome> {
@@ -354,7 +356,9 @@ mod tests {
 
     #[test]
     fn profiles_are_enforced() {
-        assert!(not_enforced("system_tor (enforce)\nunconfined thing (unconfined)\n").is_empty());
-        assert_eq!(not_enforced("system_tor (complain)\n").len(), 2);
+        let labels = |labels: &[&str]| labels.iter().map(|label| format!("{label}\n")).collect::<Vec<_>>();
+        assert!(not_enforced(&labels(&["unconfined", "system_tor (enforce)"])).is_empty());
+        assert_eq!(not_enforced(&labels(&["system_tor (complain)"])).len(), 2);
+        assert_eq!(not_enforced(&[]), ["AppArmor is not active"]);
     }
 }
