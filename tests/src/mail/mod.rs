@@ -9,6 +9,7 @@ mod inside;
 mod receive;
 mod sandbox;
 mod submit;
+mod upkeep;
 mod web;
 
 use std::borrow::Cow;
@@ -112,6 +113,7 @@ impl Scenario for Mail {
             phase(submit::checks()),
             phase(delivery::checks()),
             phase(web::checks()),
+            phase(upkeep::checks()),
             phase(circuits::checks(ctx)),
         ]
     }

@@ -1,0 +1,72 @@
+//! What the appliance says of itself: its self-test, its watch over Tor, its digest, its record of integrity.
+
+use qemu::{Deadline, Output};
+
+use super::State;
+use crate::check::{Check, PASS, Verdict, check, fail};
+
+/// The self-test makes a dozen users wait for packets that are dropped.
+const SELFTEST: u64 = 420;
+/// A look at all services, through Tor and back.
+const LOOK: u64 = 300;
+/// From the unit's start to the mailbox.
+const DIGEST: u64 = 180;
+
+pub(super) fn checks() -> Vec<Check<State>> {
+    vec![
+        check("selftest_passes", &["R50"], selftest),
+        check("watch_reaches_itself_through_tor", &["R33"], watch),
+        check("digest_reaches_the_owner", &["R33", "R21"], digest),
+        check("integrity_notices_a_change", &["R47"], integrity),
+    ]
+}
+
+fn run(state: &mut State, script: &str, seconds: u64) -> anyhow::Result<Output> {
+    Ok(state.resident.appliance.machine.run(script, Deadline::seconds(seconds))?)
+}
+
+fn selftest(state: &mut State) -> Verdict {
+    let output = run(state, "cipolla selftest", SELFTEST)?;
+    if output.status.success() {
+        return PASS;
+    }
+    let bad = output.stdout.lines().filter(|line| !line.starts_with("ok ") && !line.starts_with("skipped "));
+    fail(bad.collect::<Vec<_>>().join("\n") + &output.stderr)
+}
+
+fn watch(state: &mut State) -> Verdict {
+    // As the timer does it, in its sandbox, and then once more for what it says.
+    let script =
+        "systemctl start cipolla-watch.service && cat /run/cipolla/watch.json && cipolla watch --look";
+    let output = run(state, script, LOOK)?;
+    let reachable = output.stdout.matches("can be reached").count();
+    if output.status.success() && reachable == 3 {
+        return PASS;
+    }
+    fail(format!("{}{}", output.stdout, output.stderr))
+}
+
+fn digest(state: &mut State) -> Verdict {
+    let script = "systemctl start cipolla-digest.service cipolla-alert.service || exit 1
+        until grep -l '^Subject: Your mail server: ' /var/vmail/ada/Maildir/*/*; do sleep 1; done 2>/dev/null";
+    let output = run(state, script, DIGEST)?;
+    if output.status.success() {
+        return PASS;
+    }
+    let journal = run(state, "journalctl -b -o cat -u cipolla-digest -u cipolla-alert", DIGEST)?;
+    fail(format!("{}{}{}", output.stdout, output.stderr, journal.stdout))
+}
+
+fn integrity(state: &mut State) -> Verdict {
+    let script = "systemctl start cipolla-integrity.service
+        cipolla verify --accept --yes >/dev/null 2>&1
+        cipolla verify && echo first 0
+        echo x > /root/planted; cipolla verify; echo second $?
+        rm /root/planted; cipolla verify --accept --yes >/dev/null 2>&1; cipolla verify >/dev/null; echo third $?";
+    let output = run(state, script, DIGEST)?;
+    let said = &output.stdout;
+    if ["first 0", "/root/planted is new", "second 3", "third 0"].iter().all(|line| said.contains(line)) {
+        return PASS;
+    }
+    fail(format!("{said}{}", output.stderr))
+}
