@@ -153,6 +153,17 @@ fn accepted_settings_hold_at_the_next_start() {
 }
 
 #[test]
+fn a_file_that_sets_nothing_is_left_alone() {
+    const STOCK: &str = "# Settings of this appliance. Everything may stay as it is.\n";
+    let appliance = Appliance::new(SETTINGS);
+    appliance.start().unwrap();
+    appliance.write("/run/cipolla/boot/cipolla.toml", STOCK);
+    assert_eq!(appliance.start().unwrap(), [""; 0]);
+    assert_eq!(appliance.text("/etc/made/deep/limits.conf"), "40 500M ada 0.1.0\n");
+    assert_eq!(appliance.text("/run/cipolla/boot/cipolla.toml"), STOCK);
+}
+
+#[test]
 fn a_refused_file_keeps_the_earlier_one() {
     let appliance = Appliance::new(SETTINGS);
     appliance.start().unwrap();

@@ -17,6 +17,9 @@ use crate::machine::{self, BootPartition, Machine};
 use crate::programs::{NoPrograms, Programs, RealPrograms};
 use crate::{boot, initrd};
 
+/// Where systemd keeps the credentials of the whole system (systemd.system-credentials(7)).
+const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
+
 pub(super) fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Initrd { data } => {
@@ -29,6 +32,11 @@ pub(super) fn run(cli: &Cli) -> Result<ExitCode> {
             with_machine(cli, &partition, |machine| boot(machine, *dry_run))
                 .context("preparing this start")?;
             Ok(ExitCode::SUCCESS)
+        }
+        // What was handed over there is taken back.
+        Command::Ack => {
+            let partition = MountedBootPartition::find(&cli.root);
+            with_machine(cli, &partition, |machine| owner(cli, &cli.command, machine))
         }
         Command::Serve(command) => serve::run(command, |work| with_machine(cli, &NoBootPartition, work)),
         command => with_machine(cli, &NoBootPartition, |machine| owner(cli, command, machine)),
@@ -44,7 +52,10 @@ fn with_machine<T>(
     let fs = RealFs::open(&cli.root)?;
     let running = cli.root == "/";
     let programs: &dyn Programs = if running { &RealPrograms } else { &NoPrograms };
-    let credentials = std::env::var("CREDENTIALS_DIRECTORY").ok().filter(|_| running).map(Into::into);
+    // By hand, `cipolla boot` has to see what its unit sees; only root can.
+    let by_hand = || rustix::process::geteuid().is_root().then(|| SYSTEM_CREDENTIALS.to_owned());
+    let folder = std::env::var("CREDENTIALS_DIRECTORY").ok().or_else(by_hand);
+    let credentials = folder.filter(|_| running).map(Into::into);
     work(&Machine {
         fs: &fs,
         programs,

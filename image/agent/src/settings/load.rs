@@ -4,14 +4,16 @@
 //! 2. `cipolla.toml` on the boot partition;
 //! 3. the settings that were accepted at an earlier start.
 //!
-//! Whatever they leave out comes from the image's defaults.
+//! Whatever they leave out comes from the image's defaults. A file on the boot partition that sets nothing, like the
+//! one that every image has there, is no source: it must not take the place of settings that were accepted.
 
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Problem, Problems, Settings, read, text};
+use super::read::{read, sets_nothing};
+use super::{Problem, Problems, Settings, text};
 use crate::fs::{Fs, Kind};
 use crate::paths;
 
@@ -71,6 +73,9 @@ pub fn load(fs: &dyn Fs, credentials: Option<&Utf8Path>) -> Result<Loaded, LoadE
     for (origin, path, name) in sources {
         let Some(path) = path else { continue };
         if let Some(text) = content(fs, &path, name)? {
+            if origin == Origin::BootPartition && sets_nothing(&text) {
+                continue;
+            }
             let settings = parse(fs, base, &text, name)?;
             return Ok(Loaded { settings, origin, text: Some(text) });
         }

@@ -34,6 +34,11 @@ pub fn read(base: Settings, text: &str) -> Result<Settings, Vec<Problem>> {
     if problems.is_empty() { Ok(settings) } else { Err(problems) }
 }
 
+/// Whether a text is TOML without any key: comments, as in the file that the image has for the owner.
+pub(super) fn sets_nothing(text: &str) -> bool {
+    DeTable::parse(text).is_ok_and(|table| table.get_ref().is_empty())
+}
+
 /// One problem per line: a wrong quotation mark makes the parser stumble several times.
 fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
