@@ -80,7 +80,10 @@ fn acknowledged_credentials_are_gone() {
     let machine = machine(&fs, &programs);
     let password = text(&fs, "/var/lib/cipolla/private/credentials/mailbox");
     assert!(credentials::show(&machine).unwrap().contains(&password));
+    let encrypted = Utf8Path::new(paths::BOOT_CREDENTIALS);
+    assert!(fs.entry(encrypted).unwrap().is_some());
     assert!(credentials::acknowledge(&machine).unwrap());
+    assert!(fs.entry(encrypted).unwrap().is_none());
     assert!(!credentials::acknowledge(&machine).unwrap());
     assert!(credentials::show(&machine).is_err());
     let holds = |content: &Vec<u8>| content.windows(password.len()).any(|w| w == password.as_bytes());

@@ -90,12 +90,14 @@ pub fn greeted(machine: &Machine<'_>, greeting: &Greeting) -> Result<()> {
     atomic::put(machine.fs, &shown_path(), shown.as_bytes(), Access::root(0o600), Replace::Allowed)
 }
 
-/// Forgets the credentials and takes them off the console. Returns whether there were any.
+/// Forgets the credentials, takes them off the console, and their encrypted copy off the boot partition. Returns
+/// whether there were any.
 ///
 /// # Errors
 /// From the file system.
 pub fn acknowledge(machine: &Machine<'_>) -> Result<bool> {
     let forgotten = credentials::acknowledge(machine.fs)?;
+    handover::withdraw(machine)?;
     let settings = load::load(machine.fs, None)?.settings;
     handover::console(machine.fs, &settings)?;
     if machine.programs.has("agetty") {

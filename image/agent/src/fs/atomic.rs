@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
+use rustix::io::Errno;
 
 use super::{Access, Fs, Kind, Replace};
 
@@ -40,9 +41,23 @@ pub fn put(fs: &dyn Fs, path: &Utf8Path, content: &[u8], access: Access, replace
     if let Err(error) = written {
         // A full disk must not keep a secret's half. Should this fail too, the next run sees the leftover.
         let _ = fs.remove(&temporary);
-        return Err(error).with_context(|| format!("writing {path}"));
+        let full = is_disk_full(&error);
+        return Err(error).with_context(|| match full {
+            true => {
+                format!("writing {path} (the disk it lies on is full: make room there, then start again)")
+            }
+            false => format!("writing {path}"),
+        });
     }
     fs.sync(parent(path))
+}
+
+/// Whether something could not be written for want of room.
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+            || cause.downcast_ref::<Errno>() == Some(&Errno::NOSPC)
+    })
 }
 
 /// Makes sure that a folder is there with these bits and owner. Its parent must exist.
@@ -67,4 +82,16 @@ pub fn ensure_dir(fs: &dyn Fs, path: &Utf8Path, access: Access) -> Result<()> {
 #[must_use]
 pub fn parent(path: &Utf8Path) -> &Utf8Path {
     path.parent().unwrap_or(Utf8Path::new("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        let full = || anyhow::Error::from(std::io::Error::from(Errno::NOSPC)).context("writing");
+        assert!(is_disk_full(&full()) && is_disk_full(&anyhow::Error::from(Errno::NOSPC).context("syncing")));
+        assert!(!is_disk_full(&anyhow::Error::from(Errno::ACCESS)));
+    }
 }

@@ -130,6 +130,20 @@ fn credentials(fs: &dyn Fs, settings: &Settings) -> Result<()> {
     atomic::put(fs, &stamp(), digest.as_bytes(), Access::root(0o600), Replace::Allowed)
 }
 
+/// Takes the encrypted credentials off the boot partition, if there is one: whoever acknowledges has them.
+///
+/// # Errors
+/// From the file system.
+pub fn withdraw(machine: &Machine<'_>) -> Result<()> {
+    let path = Utf8Path::new(paths::BOOT_CREDENTIALS);
+    if !machine.boot_partition.is_there() || machine.fs.entry(path)?.is_none() {
+        return Ok(());
+    }
+    machine.boot_partition.make_writable()?;
+    machine.fs.remove(path).context("removing credentials.age from the boot partition")?;
+    machine.fs.sync(atomic::parent(path))
+}
+
 /// Writes what getty shows above the login prompt.
 ///
 /// # Errors
