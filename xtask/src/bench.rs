@@ -3,6 +3,7 @@
 //! Every build is a process of its own, in a copy of the checkout and with a cache of its own, so nothing here
 //! touches the real ones. Pool, package solution, tools tree and compiled crates are shared: they change with the
 //! mirror and the lock file, not with the work that is timed. What the crates cost is timed once and has its row.
+//! The image is then booted once, for the time that the agent takes at a first start ([`first_start`]).
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use camino::Utf8PathBuf;
 use serde::Serialize;
 
 use crate::cli::Common;
+use crate::first_start::{self, FirstStart};
 use crate::show;
 use crate::verbs::Site;
 
@@ -40,6 +42,7 @@ struct Report {
     arch: String,
     runs: usize,
     rows: Vec<Row>,
+    first_start: FirstStart,
     peak_memory: u64,
 }
 
@@ -115,7 +118,10 @@ pub(crate) fn bench(site: &Site, common: &Common, runs: usize) -> Result<ExitCod
     let builder = site.builder(Options::default(), &stages);
     eprintln!("filling pool, tools and crates");
     let out = site.cache.root().join("bench-out");
-    builder.build(&plan, &out)?;
+    let image = builder.build(&plan, &out)?;
+    eprintln!("first boot");
+    let first_start = first_start::measure(site, common, &plan, &image.path)?;
+    eprint!("  {}", first_start.line());
     fs_err::remove_dir_all(&out)?;
 
     let dir = site.cache.root().join("bench");
@@ -162,13 +168,14 @@ pub(crate) fn bench(site: &Site, common: &Common, runs: usize) -> Result<ExitCod
         to_mmdebstrap: median / medians[0],
     });
     let arch = site.arch.debian_name().to_owned();
-    let report = Report { machine: machine(), arch, runs, rows: rows.collect(), peak_memory: peak };
+    let rows = rows.collect();
+    let report = Report { machine: machine(), arch, runs, rows, first_start, peak_memory: peak };
     if common.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", table(&report));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.first_start.is_within_limit() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn median(list: &[f64]) -> f64 {
@@ -206,7 +213,8 @@ fn table(report: &Report) -> String {
             row.to_mmdebstrap
         );
     }
-    text += &format!("\npeak memory of the builder: {}\n", show::mib(report.peak_memory));
+    text += &format!("\n{}", report.first_start.line());
+    text += &format!("peak memory of the builder: {}\n", show::mib(report.peak_memory));
     text += "tools, crates, pool and package solution were there already; one package includes asking the mirror\n";
     text
 }

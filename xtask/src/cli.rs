@@ -102,7 +102,8 @@ pub(crate) enum Verb {
         out: Out,
         #[command(flatten)]
         packages: Packages,
-        /// Only scenarios whose name contains this; `unit` means the unit and golden tests.
+        /// Only scenarios whose name contains this; `unit` means the unit and golden tests, `oracle` those of keys
+        /// against the real Tor and OpenSSH.
         filter: Option<String>,
         /// Leave machines up after a scenario and say how to reach them.
         #[arg(long)]
@@ -114,7 +115,8 @@ pub(crate) enum Verb {
         #[command(flatten)]
         common: Common,
     },
-    /// Time cold, no-op, one-overlay-file and one-package builds, beside plain mmdebstrap in the same run.
+    /// Time cold, no-op, one-overlay-file and one-package builds, beside plain mmdebstrap in the same run, and the
+    /// agent's part of a first boot, for which there is a limit.
     #[command(after_help = "Example:\n  cargo xtask bench --runs 3")]
     Bench {
         #[command(flatten)]

@@ -5,6 +5,8 @@
 mod bench;
 mod check;
 mod cli;
+mod first_start;
+mod oracle;
 mod show;
 mod verbs;
 

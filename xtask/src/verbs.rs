@@ -14,7 +14,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use recipe::{Arch, Plan};
 
 use crate::cli::{Cli, Common, Firmware, Out, Packages, Verb};
-use crate::{bench, check, show};
+use crate::{bench, check, oracle, show};
 
 const BAD_INPUT: u8 = 2;
 /// What a machine of `run` and of the tests sees: enough for data to grow visibly and for root-b.
@@ -138,17 +138,22 @@ fn absolute(path: &Utf8Path) -> Result<Utf8PathBuf> {
     Ok(Utf8PathBuf::try_from(std::path::absolute(path)?)?)
 }
 
+/// A tools tree, made if it is not there.
+fn tree(site: &Site, common: &Common, plan: &Plan, kind: tools::Kind) -> Result<Utf8PathBuf> {
+    let stages = show::Stages::new();
+    let options = Options { verbose: common.verbose, ..Options::default() };
+    site.builder(options, &stages).tree(plan, kind)
+}
+
 /// A space over a tools tree that shows these folders under their own names.
-fn space(
+pub(crate) fn space(
     site: &Site,
     common: &Common,
     plan: &Plan,
     kind: tools::Kind,
     folders: &[&Utf8Path],
 ) -> Result<Space> {
-    let stages = show::Stages::new();
-    let options = Options { verbose: common.verbose, ..Options::default() };
-    let tree = site.builder(options, &stages).tree(plan, kind)?;
+    let tree = tree(site, common, plan, kind)?;
     let mut space = Space::new(&site.program, &tree);
     for folder in folders {
         fs_err::create_dir_all(folder)?;
@@ -158,7 +163,7 @@ fn space(
 }
 
 /// The lab's programs.
-fn programs(site: &Site, lab: &Space) -> qemu::Programs {
+pub(crate) fn programs(site: &Site, lab: &Space) -> qemu::Programs {
     // tun: the tap devices of a lab.
     let wrapper = lab.clone().device("kvm").device("net/tun").wrap(&[], &BTreeMap::new());
     qemu::Programs::debian(arch(site.arch), wrapper)
@@ -169,7 +174,7 @@ fn same_network(space: Space) -> Vec<OsString> {
     space.same_network().wrap(&[], &BTreeMap::new())
 }
 
-fn arch(arch: Arch) -> qemu::Arch {
+pub(crate) fn arch(arch: Arch) -> qemu::Arch {
     match arch {
         Arch::Amd64 => qemu::Arch::Amd64,
         Arch::Arm64 => qemu::Arch::Arm64,
@@ -204,7 +209,7 @@ fn run(common: &Common, out: &Out, headless: bool, firmware: Firmware) -> Result
 }
 
 /// Sockets have short names, and a checkout may lie deep.
-fn run_root(site: &Site) -> Result<Utf8PathBuf> {
+pub(crate) fn run_root(site: &Site) -> Result<Utf8PathBuf> {
     let path = site.cache.root().join("run");
     fs_err::create_dir_all(&path)?;
     Ok(path)
@@ -226,8 +231,15 @@ fn test(
             return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(1) });
         }
     }
-    let image = make(&site, common, out, packages)?;
     let plan = site.plan(common)?;
+    if all || filter.as_deref() == Some("oracle") {
+        eprintln!("key files in the hands of the real Tor and OpenSSH");
+        let ok = oracle::run(&site, &tree(&site, common, &plan, tools::LAB)?)?;
+        if !ok || !all {
+            return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(1) });
+        }
+    }
+    let image = make(&site, common, out, packages)?;
     let (folder, run_root) = (absolute(&out.out)?, run_root(&site)?);
     let results = site.repo.join("target/test-results");
     let lab = space(&site, common, &plan, tools::LAB, &[&folder, &run_root])?;

@@ -1,0 +1,100 @@
+//! How long an appliance's first start is held up by the agent: part of `cargo xtask bench`.
+
+use anyhow::{Context as _, Result, bail};
+use build::tools;
+use camino::Utf8Path;
+use qemu::{Deadline, Disk, Keep, Machine, MachineSpec, RunDir};
+use recipe::Plan;
+use serde::Serialize;
+
+use crate::cli::Common;
+use crate::verbs::{self, Site};
+
+/// What it may take, in seconds, emulated too.
+const LIMIT: f64 = 5.0;
+/// The smallest disk that owners are told to use.
+const DISK: u64 = 6 << 30;
+/// From power-on to the end of the boot, in seconds, beside a busy neighbour.
+const BOOT: u64 = 600;
+
+/// When systemd began to start the unit and when it was up, in microseconds since the kernel started, and what the
+/// agent did in between.
+const ASK: &str = "systemctl is-system-running --wait >/dev/null
+systemctl show -P InactiveExitTimestampMonotonic cipolla-boot.service
+systemctl show -P ActiveEnterTimestampMonotonic cipolla-boot.service
+journalctl -b -u cipolla-boot.service -o cat --no-pager | grep -c ': done$'";
+
+/// The agent's part of a first start.
+#[derive(Debug, Serialize)]
+pub(crate) struct FirstStart {
+    /// Why the machine was accelerated, or was not.
+    machine: String,
+    /// From the start of `cipolla-boot.service` until it was up.
+    seconds: f64,
+    limit: f64,
+    /// How many things it made.
+    actions: u32,
+}
+
+impl FirstStart {
+    pub(crate) fn is_within_limit(&self) -> bool {
+        self.seconds <= self.limit
+    }
+
+    /// For the person who reads the table.
+    pub(crate) fn line(&self) -> String {
+        let word = if self.is_within_limit() { "within" } else { "OVER" };
+        let Self { seconds, limit, actions, machine } = self;
+        format!(
+            "first boot: agent time {seconds:>8.2} s for {actions} things made, {word} the limit of {limit} s\n  \
+             {machine}\n"
+        )
+    }
+}
+
+/// Boots the image on a fresh disk and asks systemd.
+pub(crate) fn measure(site: &Site, common: &Common, plan: &Plan, image: &Utf8Path) -> Result<FirstStart> {
+    let folder = image.parent().context("an image lies in a folder")?;
+    let run_root = verbs::run_root(site)?;
+    let lab = verbs::space(site, common, plan, tools::LAB, &[folder, &run_root])?;
+    let programs = verbs::programs(site, &lab);
+    let arch = verbs::arch(site.arch);
+    let probe = qemu::probe(&programs, arch, run_root.as_std_path());
+    let firmware = match arch {
+        qemu::Arch::Amd64 => qemu::Firmware::Bios,
+        qemu::Arch::Arm64 => qemu::Firmware::Uefi,
+    };
+    let mut spec = MachineSpec::new(arch, firmware, probe.accel);
+    spec.disk = Some(Disk::overlay(image, DISK));
+    spec.shell = true;
+    let run_dir = RunDir::create(run_root.join("bench").as_std_path())?;
+    let mut machine = Machine::spawn(&spec, &programs, run_dir, Keep::No)?;
+    let deadline = Deadline::seconds(BOOT);
+    machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
+    let answer = machine.run(ASK, deadline)?;
+    if !answer.status.success() {
+        bail!("asking systemd for the times: {}: {}", answer.status, answer.stderr.trim());
+    }
+    read(&answer.stdout, probe.why).with_context(|| format!("reading {:?}", answer.stdout))
+}
+
+fn read(answer: &str, machine: String) -> Result<FirstStart> {
+    let mut lines = answer.lines();
+    let mut number = || lines.next().context("a line is missing")?.parse::<u32>().context("a number");
+    let (start, up, actions) = (number()?, number()?, number()?);
+    let took = up.checked_sub(start).filter(|_| start > 0).context("the unit did not come up")?;
+    Ok(FirstStart { machine, seconds: f64::from(took) / 1e6, limit: LIMIT, actions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let start = read("12000000\n15500000\n61\n", String::new()).unwrap();
+        assert!((start.seconds - 3.5).abs() < 1e-9 && start.is_within_limit() && start.actions == 61);
+        assert!(read("12000000\n0\n3\n", String::new()).is_err());
+        assert!(read("0\n", String::new()).is_err());
+    }
+}
