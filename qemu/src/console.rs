@@ -123,6 +123,23 @@ impl Console {
         }
     }
 
+    /// Waits until the other end has closed the console, as a QEMU that ends does.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when the time is up.
+    pub(crate) fn wait_closed(&self, deadline: Deadline) -> Result<()> {
+        let mut screen = self.shared.screen();
+        while !screen.closed {
+            let Some(left) = deadline.left() else {
+                let what = "QEMU to let go of its files".to_owned();
+                return Err(Error::Deadline { what, waited: deadline.waited() });
+            };
+            let waited = self.shared.changed.wait_timeout(screen, left);
+            screen = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
     /// Why waiting for the guest is pointless, if it is.
     pub(crate) fn lost(&self, what: &str) -> Option<Error> {
         lost(&self.shared.screen(), what)

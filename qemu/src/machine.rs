@@ -200,6 +200,17 @@ impl Machine {
         }
     }
 
+    /// Cuts the power: QEMU is killed, and what the guest had not flushed is lost. Afterwards the disk is free for
+    /// others.
+    ///
+    /// # Errors
+    /// When QEMU does not end in time.
+    pub fn cut_power(mut self, deadline: Deadline) -> Result<()> {
+        self.process.kill();
+        // That waited for the wrapper, which may be gone before QEMU is.
+        self.console.wait_closed(deadline)
+    }
+
     /// Waits until QEMU has ended by itself, as it does when the guest powers off.
     ///
     /// # Errors
