@@ -35,6 +35,19 @@ impl Appliance {
         Ok(Self { machine: Machine::spawn(&spec(ctx, probe, firmware), &ctx.programs, run_dir, keep(ctx))? })
     }
 
+    /// Starts the image under the firmware that is up first, as `change` wants the machine to be. With
+    /// [`again`] in it, the disk is the one that an earlier machine left in the same directory.
+    pub(crate) fn spawn_as(
+        ctx: &Context,
+        probe: &Probe,
+        run_dir: RunDir,
+        change: impl FnOnce(&mut MachineSpec),
+    ) -> anyhow::Result<Self> {
+        let mut spec = spec(ctx, probe, plainest(ctx.arch));
+        change(&mut spec);
+        Ok(Self { machine: Machine::spawn(&spec, &ctx.programs, run_dir, keep(ctx))? })
+    }
+
     /// As [`Appliance::spawn`], with a card in a lab and the owner's settings (TOML).
     pub(crate) fn spawn_in(
         ctx: &Context,
@@ -45,8 +58,13 @@ impl Appliance {
     ) -> anyhow::Result<Self> {
         let mut spec = spec(ctx, probe, plainest(ctx.arch));
         spec.nics = vec![port.nic.clone()];
-        spec.credentials.push(Credential::new("cipolla.settings", settings));
+        spec.credentials.push(self::settings(settings));
         Ok(Self { machine: Machine::spawn(&spec, lab.programs(), run_dir, keep(ctx))? })
+    }
+
+    /// Cuts the power: QEMU is killed, and what the guest had not flushed is lost.
+    pub(crate) fn cut_power(self) -> anyhow::Result<()> {
+        Ok(self.machine.cut_power(Deadline::seconds(SCRIPT))?)
     }
 
     /// Waits for the login prompt on the serial console and for the boot to be over.
@@ -118,6 +136,18 @@ fn spec(ctx: &Context, probe: &Probe, firmware: Firmware) -> MachineSpec {
     spec.disk = Some(Disk::overlay(&ctx.image, DISK));
     spec.shell = true;
     spec
+}
+
+/// The owner's settings (TOML), as a hypervisor hands them over.
+pub(crate) fn settings(toml: &str) -> Credential {
+    Credential::new("cipolla.settings", toml)
+}
+
+/// Takes the disk as the last machine in the same run directory left it.
+pub(crate) fn again(spec: &mut MachineSpec) {
+    if let Some(Disk::Overlay { reuse, .. }) = &mut spec.disk {
+        *reuse = true;
+    }
 }
 
 /// The firmware that is up first.

@@ -11,6 +11,7 @@
 //! | `building` | the builder: as an ordinary user, interrupted, killed |
 //! | [`vantage`] | scanners that look at an appliance from outside, and their scenario |
 //! | `file` | the image file without booting it |
+//! | `first_boot` | the first start: power cuts, wrong clock, wrong settings; keys, hand-over, what leaks |
 //! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
@@ -37,6 +38,7 @@ mod check;
 mod exchange;
 mod file;
 mod firmware;
+mod first_boot;
 mod golden;
 mod grub_slots;
 mod image;
@@ -115,6 +117,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(outside::Outside));
     all.push(Box::new(mail::Mail));
     all.push(Box::new(exchange::Exchange));
+    all.extend(first_boot::all());
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all
 }
