@@ -104,8 +104,10 @@ fn stays_offline_and_explains(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     let errors = state.appliance.read(&on_boot_partition("ro", "cat ERRORS.txt"))?;
     let console = state.appliance.machine.console().text();
+    // Lines of the screen that were too long go on in the next one.
+    let screen = state.appliance.read("cat /dev/vcs1")?;
     let explanations = cases::everything().1;
-    for (place, text) in [("the console", &console), ("ERRORS.txt", &errors)] {
+    for (place, text) in [("the console", &console), ("the screen", &screen), ("ERRORS.txt", &errors)] {
         for explanation in &explanations {
             let line = format!("credential cipolla.settings{explanation}");
             if !text.contains(&line) {

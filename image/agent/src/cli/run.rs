@@ -15,7 +15,7 @@ use crate::commands::{access, credentials, settings, status, user};
 use crate::fs::RealFs;
 use crate::machine::{self, BootPartition, Machine};
 use crate::programs::{NoPrograms, Programs, RealPrograms};
-use crate::{boot, initrd};
+use crate::{boot, handover, initrd};
 
 /// Where systemd keeps the credentials of the whole system (systemd.system-credentials(7)).
 const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
@@ -75,7 +75,13 @@ fn boot(machine: &Machine<'_>, dry_run: bool) -> Result<()> {
         }
         return Ok(());
     }
-    if boot::run(machine, &mut |line| println!("{line}"))? == 0 {
+    let done = boot::run(machine, &mut |line| println!("{line}"));
+    if let Err(error) = &done
+        && let Err(second) = handover::console_of_failure(machine.fs, &format!("{error:#}"))
+    {
+        eprintln!("cipolla: the screen cannot say so: {second:#}");
+    }
+    if done? == 0 {
         println!("nothing to do");
     }
     Ok(())

@@ -150,10 +150,6 @@ pub fn withdraw(machine: &Machine<'_>) -> Result<()> {
 /// From the file system.
 pub fn console(fs: &dyn Fs, settings: &Settings) -> Result<()> {
     let accounts = Accounts::load(fs)?;
-    let run = Utf8Path::new(paths::RUN);
-    if fs.entry(run)?.is_none() {
-        fs.mkdir(run, Access::root(0o755))?;
-    }
     let text = if facts::roles(&accounts).onion {
         Card::load(fs, settings)?.console(fs)?
     } else {
@@ -161,6 +157,25 @@ pub fn console(fs: &dyn Fs, settings: &Settings) -> Result<()> {
             "Cipolla \\l\n\nThis image has no Tor, so the appliance has no address.\n\n".into(),
         )
     };
+    put_console(fs, &text)
+}
+
+/// Lets getty explain why this start failed: what the agent itself says reaches one console only, and that may be
+/// a serial port that nobody looks at.
+///
+/// # Errors
+/// From the file system.
+pub fn console_of_failure(fs: &dyn Fs, why: &str) -> Result<()> {
+    // A backslash would be an escape there (issue(5)).
+    let why = why.replace('\\', "\\\\");
+    put_console(fs, &format!("\nCipolla could not prepare this start.\n\n{why}\n\n"))
+}
+
+fn put_console(fs: &dyn Fs, text: &str) -> Result<()> {
+    let run = Utf8Path::new(paths::RUN);
+    if fs.entry(run)?.is_none() {
+        fs.mkdir(run, Access::root(0o755))?;
+    }
     let path = Utf8Path::new(paths::CONSOLE);
     atomic::put(fs, path, text.as_bytes(), Access::root(0o600), Replace::Allowed)
 }
