@@ -93,6 +93,14 @@ fn acknowledged_credentials_are_gone() {
 }
 
 #[test]
+fn the_screen_explains_a_failed_start() {
+    let fs = SimFs::before_first_start();
+    agent::handover::console_of_failure(&fs, r#"x.toml:2:1: "a\b" is wrong"#).unwrap();
+    let shown = text(&fs, paths::CONSOLE);
+    assert!(shown.contains(r#"x.toml:2:1: "a\\b" is wrong"#), "{shown}");
+}
+
+#[test]
 fn settings_are_checked_shown_and_applied() {
     let fs = started();
     let programs = FakePrograms { fs: &fs };
