@@ -117,11 +117,13 @@ pub(crate) enum Verb {
     },
     /// Time cold, no-op, one-overlay-file and one-package builds, beside plain mmdebstrap in the same run, and the
     /// agent's part of a first boot, for which there is a limit.
-    #[command(after_help = "Example:\n  cargo xtask bench --runs 3")]
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench --runs 3\n  cargo xtask bench --runs 0   # the first boot alone"
+    )]
     Bench {
         #[command(flatten)]
         common: Common,
-        /// Runs of each kind; the table shows medians.
+        /// Runs of each kind of build; the table shows medians. 0: no builds, only the first boot.
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },

@@ -1,5 +1,7 @@
 //! How long an appliance's first start is held up by the agent: part of `cargo xtask bench`.
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, Result, bail};
 use build::tools;
 use camino::Utf8Path;
@@ -37,8 +39,12 @@ pub(crate) struct FirstStart {
 }
 
 impl FirstStart {
-    pub(crate) fn is_within_limit(&self) -> bool {
+    fn is_within_limit(&self) -> bool {
         self.seconds <= self.limit
+    }
+
+    pub(crate) fn verdict(&self) -> ExitCode {
+        if self.is_within_limit() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// For the person who reads the table.
