@@ -131,6 +131,17 @@ impl TorClient {
         self.daemon.dir.file("socks")
     }
 
+    /// The address in the lab's network on which it speaks SOCKS 5 over TCP, for programs that run there and know no
+    /// Unix sockets, such as a browser.
+    ///
+    /// # Errors
+    /// When Tor does not answer, or has no such port.
+    pub fn tcp_socks(&mut self, deadline: Deadline) -> Result<SocketAddrV4> {
+        let answer = self.daemon.control(deadline)?.ask("GETINFO net/listeners/socks", deadline)?;
+        let port = answer.iter().find_map(|line| listener(line));
+        port.ok_or_else(|| Error::Protocol { peer: "Tor", line: answer.join(" / ") })
+    }
+
     /// Lets it use an onion service that wants client authorization. `key` is the private x25519 key, 32 bytes.
     ///
     /// # Errors
@@ -199,6 +210,11 @@ impl TorClient {
     fn ask(&mut self, command: &str, deadline: Deadline) -> Result<()> {
         self.daemon.control(deadline)?.ask(command, deadline).map(drop)
     }
+}
+
+/// The TCP address in a line `net/listeners/socks="127.0.0.1:9050" "unix:/…"` (control-spec, GETINFO).
+fn listener(line: &str) -> Option<SocketAddrV4> {
+    line.strip_prefix("net/listeners/socks=")?.split(' ').find_map(|word| word.trim_matches('"').parse().ok())
 }
 
 /// One running `tor`.
@@ -299,4 +315,17 @@ fn authority(programs: &Programs, name: &str, address: Ipv4Addr, dir: &RunDir) -
     let fingerprint = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let fingerprint = fingerprint.ok_or_else(|| protocol(answer.to_string()))?.replace(' ', "");
     Ok(format!("{name} orport={OR_PORT} v3ident={identity} {address}:{DIR_PORT} {fingerprint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tcp_port_is_found_among_the_listeners() {
+        let line = "net/listeners/socks=\"unix:/run/x/socks\" \"127.0.0.1:40123\"";
+        assert_eq!(listener(line), Some("127.0.0.1:40123".parse().unwrap()));
+        assert_eq!(listener("net/listeners/socks=\"unix:/run/x/socks\""), None);
+        assert_eq!(listener("OK"), None);
+    }
 }

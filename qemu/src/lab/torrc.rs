@@ -37,6 +37,8 @@ pub(super) fn torrc(role: Role, name: &str, folder: &Path, authorities: &[String
     match role {
         Role::Client => {
             text.push_str(&format!("SocksPort unix:{folder}/socks IsolateSOCKSAuth ExtendedErrors\n"));
+            // For programs that speak SOCKS over TCP only. The port is any that is free in the lab.
+            text.push_str("SocksPort 127.0.0.1:auto IsolateSOCKSAuth\n");
         }
         Role::Relay(address) => text.push_str(&relay(name, address)),
         Role::Authority(address) => {

@@ -22,14 +22,15 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// Opens a passage at `socket`. Each connection to it waits at most `limit` for the service.
+    /// Opens a passage at `socket`. Each connection to it waits at most `limit` for the service; `circuit` names the
+    /// circuit that the connection with this number, from 0, belongs to.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn open(
         socket: &Path,
         door: &Door,
-        circuit: &str,
+        circuit: impl Fn(usize) -> String + Send + 'static,
         onion: &str,
         port: u16,
         limit: std::time::Duration,
@@ -37,10 +38,10 @@ impl Passage {
         // Left by an earlier run.
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket).with_context(|| format!("opening {}", socket.display()))?;
-        let (door, circuit, onion) = (door.clone(), circuit.to_owned(), onion.to_owned());
+        let (door, onion) = (door.clone(), onion.to_owned());
         std::thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let (door, circuit, onion) = (door.clone(), circuit.clone(), onion.clone());
+            for (number, near) in listener.incoming().map_while(Result::ok).enumerate() {
+                let (door, circuit, onion) = (door.clone(), circuit(number), onion.clone());
                 std::thread::spawn(move || {
                     // If there is no way, the program sees a closed connection.
                     let far = door.connect(&circuit, &onion, port, Deadline::after(limit));
