@@ -1,7 +1,7 @@
 //! Whether client authorization really protects the services that need it.
 //!
 //! Tor skips a file in `authorized_clients` that it cannot parse; if none is left, it admits everybody. So the
-//! folders are checked before Tor starts and after every change, and a bad one is an error: closed, not open.
+//! folders are checked before every start and reload of Tor, and a bad one is an error: closed, not open.
 
 use anyhow::{Context, Result, bail};
 use identity::client_auth::{self, AuthorizedClient, ClientName};

@@ -102,6 +102,11 @@ enum Access {
     /// List the devices that have a key.
     #[command(after_help = "Example:\n  cipolla access list")]
     List,
+    /// Check that the keys protect what they should. Tor is not started, nor told to read them again, without.
+    ///
+    /// Tor passes over a key file that it cannot read; with none left it would admit everybody.
+    #[command(after_help = "Example:\n  cipolla access check")]
+    Check,
     /// Take a device's access away. Connections that it has open end when Tor is reloaded, which this does.
     #[command(after_help = "Example:\n  cipolla access revoke laptop")]
     Revoke {

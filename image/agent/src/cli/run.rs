@@ -15,7 +15,7 @@ use crate::commands::{access, credentials, settings, status, user};
 use crate::fs::RealFs;
 use crate::machine::{self, BootPartition, Machine};
 use crate::programs::{NoPrograms, Programs, RealPrograms};
-use crate::{boot, handover, initrd};
+use crate::{access_check, boot, handover, initrd};
 
 /// Where systemd keeps the credentials of the whole system (systemd.system-credentials(7)).
 const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
@@ -141,6 +141,10 @@ fn access(cli: &Cli, command: &Access, machine: &Machine<'_>) -> Result<()> {
             need_root("listing devices")?;
             let list = access::list(machine)?;
             print(cli, &list, &access::text(&list))
+        }
+        Access::Check => {
+            need_root("looking at the keys of devices")?;
+            access_check::verify(machine.fs)
         }
         Access::Revoke { name, service } => {
             need_root("taking access away")?;
