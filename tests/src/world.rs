@@ -30,6 +30,20 @@ pub(crate) struct Resident {
     port: Port,
 }
 
+/// Who an appliance belongs to, in its settings.
+pub(crate) struct Owner<'o> {
+    /// The first mailbox.
+    pub(crate) mailbox: &'o str,
+    /// Public keys that may administer over SSH.
+    pub(crate) ssh_keys: &'o [String],
+}
+
+impl<'o> From<&'o str> for Owner<'o> {
+    fn from(mailbox: &'o str) -> Self {
+        Self { mailbox, ssh_keys: &[] }
+    }
+}
+
 /// The part of `cipolla status --json` that tests look at.
 #[derive(Deserialize)]
 struct Status {
@@ -47,18 +61,18 @@ impl World {
         Ok(Self { client: None, tor, lab })
     }
 
-    /// Switches an appliance on, on a fresh disk. `mailbox` is its owner's.
-    pub(crate) fn appliance(
+    /// Switches an appliance on, on a fresh disk. A text is an owner by the name of the mailbox.
+    pub(crate) fn appliance<'o>(
         &mut self,
         ctx: &Context,
         probe: &Probe,
         name: &str,
-        mailbox: &str,
+        owner: impl Into<Owner<'o>>,
     ) -> anyhow::Result<Resident> {
         // Closed to others before the machine's own folder is made in it.
         let run_dir = RunDir::create(&ctx.run_root.join(name))?;
         let port = self.lab.attach(Some(run_dir.file("lan.pcap")))?;
-        let settings = settings(mailbox, self.tor.dir_authorities())?;
+        let settings = settings(&owner.into(), self.tor.dir_authorities())?;
         let since = Instant::now();
         let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings)?;
         Ok(Resident { appliance, since, port })
@@ -131,10 +145,11 @@ impl Resident {
 }
 
 /// An owner's settings for the lab. Text in JSON's quotes is text in TOML's.
-fn settings(mailbox: &str, authorities: &[String]) -> anyhow::Result<String> {
+fn settings(owner: &Owner<'_>, authorities: &[String]) -> anyhow::Result<String> {
     Ok(format!(
-        "[owner]\nmailbox = {}\n[tor.test_network]\ndir_authorities = {}\n",
-        serde_json::to_string(mailbox)?,
+        "[owner]\nmailbox = {}\nssh_keys = {}\n[tor.test_network]\ndir_authorities = {}\n",
+        serde_json::to_string(owner.mailbox)?,
+        serde_json::to_string(owner.ssh_keys)?,
         serde_json::to_string(authorities)?
     ))
 }
@@ -145,10 +160,10 @@ mod tests {
 
     #[test]
     fn settings_are_toml() {
-        let text = settings("ada", &["auth1 orport=9001".to_owned(), "auth2 \"".to_owned()]).unwrap();
+        let text = settings(&"ada".into(), &["auth1 orport=9001".to_owned(), "auth2 \"".to_owned()]).unwrap();
         assert_eq!(
             text,
-            "[owner]\nmailbox = \"ada\"\n[tor.test_network]\n\
+            "[owner]\nmailbox = \"ada\"\nssh_keys = []\n[tor.test_network]\n\
              dir_authorities = [\"auth1 orport=9001\",\"auth2 \\\"\"]\n"
         );
     }

@@ -84,6 +84,8 @@ pub const LAB: Kind = Kind {
         "mount",
         "ssh-audit",
         "testssl.sh",
+        // Not run here but in a guest, which it is carried into.
+        "lynis",
         // A small SSH server, to hold ssh-audit against.
         "dropbear-bin",
     ],

@@ -73,6 +73,8 @@ pub struct Browser {
     session: String,
     record: Record,
     login: Option<Login>,
+    /// The frame that is looked into; `None`: the page itself.
+    frame: Option<String>,
     folder: PathBuf,
 }
 
@@ -105,6 +107,7 @@ impl Browser {
             session,
             record: Record::default(),
             login: None,
+            frame: None,
             folder: spec.folder.clone(),
         };
         for domain in ["Page.enable", "Runtime.enable", "Network.enable", "Log.enable"] {

@@ -14,32 +14,43 @@ use super::Browser;
 use super::protocol::Problem;
 use super::record::{Response, exception};
 
-/// Resolves once `COND` holds. Beside mutations, what ends an animation or a load can make something visible.
+/// Resolves once `COND` holds in `PAGE`. Beside mutations, what ends an animation or a load can make something visible;
+/// a frame that loads gets another document, which is then watched as well.
 const PROMISE: &str = "new Promise(done => {
     const kinds = ['transitionend', 'animationend', 'load', 'input', 'change', 'scroll'];
+    const watched = new Set();
+    const watch = page => {
+        watched.add(page);
+        watcher.observe(page, { subtree: true, childList: true, attributes: true, characterData: true });
+        kinds.forEach(kind => page.addEventListener(kind, look, true));
+    };
     const look = () => {
-        if (!(COND)) return;
+        const document = PAGE;
+        if (document && !watched.has(document)) watch(document);
+        if (!document || !(COND)) return;
         watcher.disconnect();
-        kinds.forEach(kind => document.removeEventListener(kind, look, true));
+        watched.forEach(page => kinds.forEach(kind => page.removeEventListener(kind, look, true)));
         done(true);
     };
     const watcher = new MutationObserver(look);
-    watcher.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
-    kinds.forEach(kind => document.addEventListener(kind, look, true));
+    watch(window.document);
     look();
 })";
 
-/// The first visible element for a selector, in the middle of the view, if a click would reach it: its centre as
-/// `[x, y]`, else null.
-const SPOT: &str = "(() => {
-    const found = [...document.querySelectorAll(SELECTOR)].find(one => one.checkVisibility());
+/// The first visible element of `PAGE` for a selector, in the middle of the view, if a click would reach it: its
+/// centre in the tab as `[x, y]`, else null.
+const SPOT: &str = "(document => {
+    const found = [...(document?.querySelectorAll(SELECTOR) ?? [])].find(one => one.checkVisibility());
     if (!found) return null;
     found.scrollIntoView({ block: 'center', inline: 'center', behavior: 'instant' });
     const box = found.getBoundingClientRect();
     const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
     const hit = document.elementFromPoint(x, y);
-    return hit && found.contains(hit) ? [x, y] : null;
-})()";
+    if (!hit || !found.contains(hit)) return null;
+    const frame = document.defaultView.frameElement;
+    const around = frame?.getBoundingClientRect() ?? { x: 0, y: 0 };
+    return [x + around.x + (frame?.clientLeft ?? 0), y + around.y + (frame?.clientTop ?? 0)];
+})(PAGE)";
 
 /// How Chromium says that the page went away while something ran in it.
 const GONE: [&str; 3] =
@@ -68,6 +79,22 @@ impl Browser {
         document.with_context(|| format!("nothing is known of the answer to {url}"))
     }
 
+    /// Goes on inside a frame of the page, of the same origin, or with `None` in the page itself: what is waited for,
+    /// clicked and typed into is there. Another page has to be looked at from the outside first.
+    pub fn look_into(&mut self, frame: Option<&str>) {
+        self.frame = frame.map(str::to_owned);
+    }
+
+    /// The document that is looked at, in JavaScript.
+    fn page(&self) -> String {
+        match &self.frame {
+            Some(frame) => {
+                format!("window.document.querySelector({})?.contentDocument", Value::from(frame.as_str()))
+            }
+            None => "window.document".to_owned(),
+        }
+    }
+
     /// The value of a JavaScript expression, awaited if it is a promise.
     ///
     /// # Errors
@@ -87,7 +114,7 @@ impl Browser {
     /// # Errors
     /// When it throws, or does not hold in time; the message tells what the page shows instead.
     pub fn wait_until(&mut self, what: &str, condition: &str, deadline: Deadline) -> anyhow::Result<()> {
-        let promise = PROMISE.replace("COND", condition);
+        let promise = PROMISE.replace("PAGE", &self.page()).replace("COND", condition);
         loop {
             let Err(error) = self.eval::<serde::de::IgnoredAny>(&promise, deadline) else { return Ok(()) };
             let problem = error.downcast_ref::<Problem>().map(|problem| problem.message.clone());
@@ -125,7 +152,7 @@ impl Browser {
     /// # Errors
     /// As [`Browser::wait_until`].
     pub fn click(&mut self, selector: &str, deadline: Deadline) -> anyhow::Result<()> {
-        let spot = SPOT.replace("SELECTOR", &Value::from(selector).to_string());
+        let spot = SPOT.replace("PAGE", &self.page()).replace("SELECTOR", &Value::from(selector).to_string());
         self.wait_until(&format!("{selector} to be clickable"), &spot, deadline)?;
         let [x, y]: [f64; 2] = self.eval(&spot, deadline)?;
         for (kind, button, count) in
@@ -143,7 +170,8 @@ impl Browser {
     /// As [`Browser::wait_until`].
     pub fn type_into(&mut self, selector: &str, text: &str, deadline: Deadline) -> anyhow::Result<()> {
         self.click(selector, deadline)?;
-        self.eval::<Value>("document.activeElement?.select?.()", deadline)?;
+        let select = format!("({})?.activeElement?.select?.()", self.page());
+        self.eval::<Value>(&select, deadline)?;
         self.call("Input.insertText", &json!({ "text": text }), deadline)?;
         Ok(())
     }
