@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{PEER, Person, State, message, unless};
+use super::{PEER, Person, State, unless};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 /// Messages of the figure for throughput: below what one circuit may send in a minute.
@@ -30,7 +30,8 @@ fn quota_warns_then_refuses(state: &mut State) -> Verdict {
     let body = format!("{}\r\n", "x".repeat(70)).repeat(800);
     let (mut replies, mut refused) = (Vec::new(), None);
     for number in 0..8 {
-        let letter = message(&[&format!("From: <x@{PEER}>"), &format!("Subject: filler{number}")], &body);
+        let letter =
+            state.letter(&[&format!("From: <x@{PEER}>"), &format!("Subject: filler{number}")], &body);
         let reply = state.stranger(&format!("filler {number}"))?.mail(
             &format!("x@{PEER}"),
             &[&format!("small@{mx}")],
@@ -79,7 +80,7 @@ fn throughput(state: &mut State) -> Verdict {
     let token = state.token();
     let started = Instant::now();
     for _ in 0..MANY {
-        let letter = message(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
+        let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
         let reply = smtp.mail(&ada, &[&bob], &letter)?;
         if reply.code != 250 {
             return fail(reply.to_string());
@@ -105,7 +106,7 @@ fn throughput(state: &mut State) -> Verdict {
 /// Accepted, then the power goes: with Dovecot stopped the message is in the queue, and nowhere else.
 fn queue_survives_power_cut(state: &mut State) -> Verdict {
     let (ada, bob, token) = (state.at("ada")?, state.at("bob")?, state.token());
-    let letter = message(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "accepted");
+    let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "accepted");
     let mut smtp = state.submission("ada before the cut", Person::Ada)?;
     state.resident.appliance.read("systemctl stop dovecot")?;
     let reply = smtp.mail(&ada, &[&bob], &letter)?;

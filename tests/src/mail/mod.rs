@@ -46,6 +46,8 @@ pub(crate) struct State {
     resident: Resident,
     world: World,
     site: Option<Site>,
+    /// The appliance's time, as mail writes it (RFC 5322).
+    date: String,
     /// How many messages were sent, for subjects that are all different.
     count: u32,
 }
@@ -92,7 +94,7 @@ impl Scenario for Mail {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "mail")?;
         let resident = world.appliance(ctx, probe, "mail/a", "ada")?;
-        Ok(State { ctx: ctx.clone(), resident, world, site: None, count: 0 })
+        Ok(State { ctx: ctx.clone(), resident, world, site: None, date: String::new(), count: 0 })
     }
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
@@ -136,6 +138,7 @@ fn services_reachable(state: &mut State) -> Verdict {
     let ada = appliance.read(&secret("mailbox"))?.trim().to_owned();
     let web = appliance.read(&secret("web"))?.trim().to_owned();
     let trust = Trust::in_authority(&appliance.read("cat /var/lib/cipolla/tls/ca.crt")?)?;
+    state.date = appliance.read("date -uR")?.trim().to_owned();
     let door = state.world.door()?;
     for (onion, port) in [(&mx, 25), (&client, 465), (&client, 993), (&client, 80)] {
         door.connect_when_up("first", onion, port, deadline)?;
@@ -226,6 +229,17 @@ impl State {
         format!("token{:04}", self.count)
     }
 
+    /// A message. Header lines come as they are; those that every mail program writes are added, since their lack
+    /// looks like spam. CRLF line ends.
+    fn letter(&self, headers: &[&str], body: &str) -> Vec<u8> {
+        let lacks = |name: &str| !headers.iter().any(|line| line.to_ascii_lowercase().starts_with(name));
+        let mut lines: Vec<String> = headers.iter().map(|line| (*line).to_owned()).collect();
+        lines.extend(lacks("date:").then(|| format!("Date: {}", self.date)));
+        lines.extend(lacks("message-id:").then(|| format!("Message-ID: <{}@{PEER}>", self.count)));
+        lines.extend(lacks("to:").then(|| "To: undisclosed-recipients:;".to_owned()));
+        format!("{}\r\n\r\n{body}\r\n", lines.join("\r\n")).into_bytes()
+    }
+
     /// Waits for the message whose subject has this word and returns it as it is stored.
     fn arrived(&self, person: Person, folder: &str, token: &str) -> anyhow::Result<Vec<u8>> {
         let deadline = Deadline::seconds(DELIVERY);
@@ -247,11 +261,6 @@ impl State {
             std::thread::sleep(Duration::from_millis(500));
         }
     }
-}
-
-/// A message. Header lines come as they are; CRLF line ends.
-fn message(headers: &[&str], body: &str) -> Vec<u8> {
-    format!("{}\r\n\r\n{body}\r\n", headers.join("\r\n")).into_bytes()
 }
 
 /// The verdict on a reply that must have this code and hold this text.

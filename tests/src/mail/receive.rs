@@ -2,7 +2,7 @@
 
 use qemu::Deadline;
 
-use super::{PEER, Person, State, expect, message, tried, unless};
+use super::{PEER, Person, State, expect, tried, unless};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 pub(super) fn checks() -> Vec<Check<State>> {
@@ -174,9 +174,10 @@ fn send(state: &State, to: &str, message: &[u8]) -> anyhow::Result<clients::Repl
 fn from_header_denied(state: &mut State) -> Verdict {
     let ada = state.at("ada")?;
     let mut findings = Vec::new();
-    let forged = message(&[&format!("From: Ada <{ada}>"), "Subject: forged"], "x");
+    let forged = state.letter(&[&format!("From: Ada <{ada}>"), "Subject: forged"], "x");
     unless(&mut findings, "our address in From:", &send(state, &ada, &forged)?, 554, "address of ours");
-    let two = message(&[&format!("From: <a@{PEER}>"), &format!("From: <b@{PEER}>"), "Subject: two"], "x");
+    let two =
+        state.letter(&[&format!("From: <a@{PEER}>"), &format!("From: <b@{PEER}>"), "Subject: two"], "x");
     unless(&mut findings, "two From: headers", &send(state, &ada, &two)?, 554, "more than one From:");
     none_of(&findings)
 }
@@ -197,7 +198,7 @@ fn hop_limit(state: &mut State) -> Verdict {
     let hop = format!("Received: from a ({PEER}) by b; Mon, 1 Jan 2026 00:00:00 +0000");
     let mut headers = vec![hop.as_str(); 21];
     headers.push("Subject: far travelled");
-    expect(&send(state, &ada, &message(&headers, "x"))?, 554, "5.4.0")
+    expect(&send(state, &ada, &state.letter(&headers, "x"))?, 554, "5.4.0")
 }
 
 fn size_limit(state: &mut State) -> Verdict {
@@ -226,7 +227,7 @@ fn size_limit(state: &mut State) -> Verdict {
 
 fn eight_bit_refused(state: &mut State) -> Verdict {
     let ada = state.at("ada")?;
-    let raw = message(&[&format!("From: <x@{PEER}>"), "Subject: gr\u{fc}n"], "x");
+    let raw = state.letter(&[&format!("From: <x@{PEER}>"), "Subject: gr\u{fc}n"], "x");
     expect(&send(state, &ada, &raw)?, 550, "5.6.0")
 }
 
@@ -244,14 +245,14 @@ fn malformed_mime(state: &mut State) -> Verdict {
     ];
     for (what, kind, body) in &cases {
         let headers = [&format!("From: <x@{PEER}>"), "MIME-Version: 1.0", &format!("Content-Type: {kind}")];
-        let reply = tried(what, send(state, &ada, &message(&headers, body)))?;
+        let reply = tried(what, send(state, &ada, &state.letter(&headers, body)))?;
         if !(reply.code == 250 || (500..600).contains(&reply.code)) {
             findings.push(format!("{what}: {reply}"));
         }
     }
     // Whatever became of them, the service is as before.
     let token = state.token();
-    let plain = message(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], "x");
+    let plain = state.letter(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], "x");
     unless(&mut findings, "afterwards", &send(state, &ada, &plain)?, 250, "");
     state.arrived(Person::Ada, "INBOX", &token)?;
     none_of(&findings)
@@ -278,7 +279,7 @@ fn many_recipients(state: &mut State) -> Verdict {
 
 fn arrives_clean(state: &mut State) -> Verdict {
     let (ada, token) = (state.at("ada")?, state.token());
-    let letter = message(
+    let letter = state.letter(
         &[
             &format!("From: Peer <x@{PEER}>"),
             &format!("To: <{ada}>"),
@@ -308,7 +309,7 @@ fn arrives_clean(state: &mut State) -> Verdict {
 fn spam_goes_to_junk(state: &mut State) -> Verdict {
     let (ada, token) = (state.at("ada")?, state.token());
     let test = "YJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X";
-    let letter = message(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], test);
+    let letter = state.letter(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], test);
     let reply = send(state, &ada, &letter)?;
     if reply.code != 250 {
         return fail(format!("spam is refused instead of filed: {reply}"));
@@ -321,7 +322,7 @@ fn alias_root_postmaster(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     for local in ["root", "postmaster", "abuse"] {
         let token = state.token();
-        let letter = message(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], "x");
+        let letter = state.letter(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], "x");
         let to = state.at(local)?;
         unless(&mut findings, local, &send(state, &to, &letter)?, 250, "");
         state.arrived(Person::Ada, "INBOX", &token)?;
@@ -335,7 +336,7 @@ fn alias_root_postmaster(state: &mut State) -> Verdict {
 
 fn plus_address(state: &mut State) -> Verdict {
     let (to, token) = (state.at("ada+list")?, state.token());
-    let letter = message(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], "x");
+    let letter = state.letter(&[&format!("From: <x@{PEER}>"), &format!("Subject: {token}")], "x");
     let reply = send(state, &to, &letter)?;
     if reply.code != 250 {
         return fail(reply.to_string());

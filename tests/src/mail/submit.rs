@@ -2,7 +2,7 @@
 
 use clients::Reply;
 
-use super::{PEER, Person, State, expect, message, tried, unless};
+use super::{PEER, Person, State, expect, tried, unless};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 pub(super) fn checks() -> Vec<Check<State>> {
@@ -146,7 +146,7 @@ fn spoofed_from_header_denied(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     let mut smtp = state.submission("ada writes", Person::Ada)?;
     let mut try_one = |header: &str, wanted: bool| -> anyhow::Result<()> {
-        let letter = message(&[header, "X: y"], "x");
+        let letter = state.letter(&[header, "X: y"], "x");
         let reply = tried(header, smtp.mail(&ada, &[ada.as_str()], &letter))?;
         if (reply.code == 250) != wanted || (!wanted && reply.code != 554) {
             findings.push(format!("{header:?}: {reply}"));
@@ -159,7 +159,7 @@ fn spoofed_from_header_denied(state: &mut State) -> Verdict {
     // Eight refusals end a dialogue.
     smtp = state.submission("ada writes on", Person::Ada)?;
     let mut try_one = |header: &str, wanted: bool| -> anyhow::Result<()> {
-        let letter = message(&[header, "X: y"], "x");
+        let letter = state.letter(&[header, "X: y"], "x");
         let reply = tried(header, smtp.mail(&ada, &[ada.as_str()], &letter))?;
         if (reply.code == 250) != wanted || (!wanted && reply.code != 554) {
             findings.push(format!("{header:?}: {reply}"));
@@ -177,7 +177,7 @@ fn spoofed_from_header_denied(state: &mut State) -> Verdict {
 
 fn headers_tell_nothing(state: &mut State) -> Verdict {
     let (ada, bob, token) = (state.at("ada")?, state.at("bob")?, state.token());
-    let letter = message(
+    let letter = state.letter(
         &[
             "Received: from [192.168.7.9] by laptop.home; Sat, 21 Nov 2026 12:00:00 +0200",
             &format!("From: Ada <{ada}>"),
@@ -244,7 +244,7 @@ fn recipient_limit(state: &mut State) -> Verdict {
 fn sleeping_peer_is_deferred(state: &mut State) -> Verdict {
     let ada = state.at("ada")?;
     let to = format!("sleeper@{PEER}");
-    let letter = message(&[&format!("From: <{ada}>"), &format!("To: <{to}>"), "Subject: wake up"], "x");
+    let letter = state.letter(&[&format!("From: <{ada}>"), &format!("To: <{to}>"), "Subject: wake up"], "x");
     let reply = state.submission("ada writes", Person::Ada)?.mail(&ada, &[&to], &letter)?;
     if reply.code != 250 {
         return fail(reply.to_string());
