@@ -85,7 +85,7 @@ impl Image {
             writeln!(passwd, "{name}:x:{uid}:{uid}::/:/usr/sbin/nologin").unwrap();
         }
         // As the packages and sysusers.d make them.
-        for (name, gid) in [("debian-tor", 100), ("dovecot", 105), ("www-data", 33), ("roundcube", 802)] {
+        for (name, gid) in [("debian-tor", 810), ("dovecot", 813), ("www-data", 33), ("roundcube", 802)] {
             writeln!(group, "{name}:x:{gid}:").unwrap();
         }
         image.write("etc/passwd", passwd.as_bytes());
