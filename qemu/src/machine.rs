@@ -159,12 +159,12 @@ impl Machine {
         self.ask("systemctl reboot --no-block", deadline)
     }
 
-    /// Cuts the power and turns it on again: what the guest has not handed to its disk is lost. Wait for the
+    /// Resets the machine without a word to the guest: what the guest has not handed to its disk is lost. Wait for the
     /// console or the shell afterwards.
     ///
     /// # Errors
     /// As [`Qmp::execute`].
-    pub fn power_cut(&mut self, deadline: Deadline) -> Result<()> {
+    pub fn hard_reset(&mut self, deadline: Deadline) -> Result<()> {
         self.qmp.reset(deadline)?;
         if let Some(shell) = &mut self.shell {
             shell.cut_off();
@@ -236,6 +236,13 @@ impl Machine {
         let file = self.run_dir.file(name);
         self.qmp.screenshot(&file, deadline)?;
         Ok(file)
+    }
+
+    /// The last words of an emulator that ended because of a fault of its own (a failed assertion in QEMU), which
+    /// says nothing about the guest.
+    #[must_use]
+    pub fn crashed(&mut self) -> Option<String> {
+        self.process.end_story().filter(|story| story.contains("Assertion `"))
     }
 
     /// Decides whether the machine outlives this value. Whether it also survives the end of this program was

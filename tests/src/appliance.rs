@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, anyhow};
 use qemu::{
-    Arch, Credential, Deadline, Disk, Firmware, Keep, Lab, Machine, MachineSpec, Output, Port, Probe, RunDir,
+    Arch, Credential, Deadline, Disk, Firmware, Keep, Lab, Machine, MachineSpec, Output, Port, Probe,
+    Programs, RunDir,
 };
 
 use crate::Context;
@@ -21,6 +22,26 @@ const SCRIPT: u64 = 180;
 /// A machine with the unmodified image and a root shell.
 pub(crate) struct Appliance {
     pub(crate) machine: Machine,
+    /// How to start it again, until its first boot is over.
+    origin: Option<Origin>,
+}
+
+/// What a machine was started from.
+struct Origin {
+    spec: MachineSpec,
+    programs: Programs,
+    run_dir: RunDir,
+    keep: Keep,
+}
+
+impl Origin {
+    fn machine(&self) -> anyhow::Result<Machine> {
+        Ok(Machine::spawn(&self.spec, &self.programs, self.run_dir.clone(), self.keep)?)
+    }
+
+    fn appliance(self) -> anyhow::Result<Appliance> {
+        Ok(Appliance { machine: self.machine()?, origin: Some(self) })
+    }
 }
 
 impl Appliance {
@@ -32,7 +53,8 @@ impl Appliance {
         name: &str,
     ) -> anyhow::Result<Self> {
         let run_dir = RunDir::create(&ctx.run_root.join(name))?;
-        Ok(Self { machine: Machine::spawn(&spec(ctx, probe, firmware), &ctx.programs, run_dir, keep(ctx))? })
+        let (spec, programs) = (spec(ctx, probe, firmware), ctx.programs.clone());
+        Origin { spec, programs, run_dir, keep: keep(ctx) }.appliance()
     }
 
     /// Starts the image under the firmware that is up first, as `change` wants the machine to be. With
@@ -45,7 +67,7 @@ impl Appliance {
     ) -> anyhow::Result<Self> {
         let mut spec = spec(ctx, probe, plainest(ctx.arch));
         change(&mut spec);
-        Ok(Self { machine: Machine::spawn(&spec, &ctx.programs, run_dir, keep(ctx))? })
+        Origin { spec, programs: ctx.programs.clone(), run_dir, keep: keep(ctx) }.appliance()
     }
 
     /// As [`Appliance::spawn`], with a card in a lab and the owner's settings (TOML).
@@ -59,7 +81,7 @@ impl Appliance {
         let mut spec = spec(ctx, probe, plainest(ctx.arch));
         spec.nics = vec![port.nic.clone()];
         spec.credentials.push(self::settings(settings));
-        Ok(Self { machine: Machine::spawn(&spec, lab.programs(), run_dir, keep(ctx))? })
+        Origin { spec, programs: lab.programs().clone(), run_dir, keep: keep(ctx) }.appliance()
     }
 
     /// Cuts the power: QEMU is killed, and what the guest had not flushed is lost.
@@ -67,10 +89,19 @@ impl Appliance {
         Ok(self.machine.cut_power(Deadline::seconds(SCRIPT))?)
     }
 
-    /// Waits for the login prompt on the serial console and for the boot to be over.
+    /// Waits for the login prompt on the serial console and for the boot to be over. A machine whose emulator
+    /// crashes in its first boot is started once more, and that is said: QEMU 10 fails an assertion about its own
+    /// tables in one of some hundred emulated starts on a busy computer.
     pub(crate) fn wait_boot(&mut self) -> anyhow::Result<()> {
         let deadline = Deadline::seconds(BOOT);
-        self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
+        if let Err(error) = self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline) {
+            let crash = self.machine.crashed();
+            let (Some(story), Some(origin)) = (crash, self.origin.take()) else { return Err(error.into()) };
+            eprintln!("  the emulator crashed and is started again: {story}");
+            self.machine = origin.machine()?;
+            self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
+        }
+        self.origin = None;
         // Ends when the last job has ended; its word (running, degraded) is for the checks to judge.
         self.machine.run("systemctl is-system-running --wait", deadline)?;
         Ok(())
@@ -82,9 +113,9 @@ impl Appliance {
         self.wait_boot()
     }
 
-    /// Cuts the power, turns it on again, and waits as [`Appliance::wait_boot`].
-    pub(crate) fn power_cut(&mut self) -> anyhow::Result<()> {
-        self.machine.power_cut(Deadline::seconds(SCRIPT))?;
+    /// Resets the machine, so that what the guest had not flushed is lost, and waits as [`Appliance::wait_boot`].
+    pub(crate) fn hard_reset(&mut self) -> anyhow::Result<()> {
+        self.machine.hard_reset(Deadline::seconds(SCRIPT))?;
         self.wait_boot()
     }
 

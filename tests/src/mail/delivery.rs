@@ -114,7 +114,7 @@ fn queue_survives_power_cut(state: &mut State) -> Verdict {
     if reply.code != 250 {
         return fail(format!("not accepted: {reply}"));
     }
-    state.resident.appliance.power_cut()?;
+    state.resident.appliance.hard_reset()?;
     reachable_again(state)?;
     state.arrived(Person::Bob, "INBOX", &token)?;
     PASS
