@@ -1,4 +1,5 @@
-//! How long an appliance's first start is held up by the agent: part of `cargo xtask bench`.
+//! How long an appliance's first start is held up by the agent, and what the machine costs afterwards: part of
+//! `cargo xtask bench`.
 
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use recipe::Plan;
 use serde::Serialize;
 
 use crate::cli::Common;
+use crate::costs::{self, Costs};
 use crate::verbs::{self, Site};
 
 /// What it may take, in seconds, emulated too.
@@ -36,6 +38,8 @@ pub(crate) struct FirstStart {
     limit: f64,
     /// How many things it made.
     actions: u32,
+    /// What the machine costs once it is up.
+    costs: Option<Costs>,
 }
 
 impl FirstStart {
@@ -44,16 +48,18 @@ impl FirstStart {
     }
 
     pub(crate) fn verdict(&self) -> ExitCode {
-        if self.is_within_limit() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let within = self.is_within_limit() && self.costs.as_ref().is_none_or(Costs::is_within_limits);
+        if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// For the person who reads the table.
     pub(crate) fn line(&self) -> String {
         let word = if self.is_within_limit() { "within" } else { "OVER" };
-        let Self { seconds, limit, actions, machine } = self;
+        let Self { seconds, limit, actions, machine, costs } = self;
+        let costs = costs.as_ref().map(Costs::lines).unwrap_or_default();
         format!(
             "first boot: agent time {seconds:>8.2} s for {actions} things made, {word} the limit of {limit} s\n  \
-             {machine}\n"
+             {machine}\n{costs}"
         )
     }
 }
@@ -81,7 +87,9 @@ pub(crate) fn measure(site: &Site, common: &Common, plan: &Plan, image: &Utf8Pat
     if !answer.status.success() {
         bail!("asking systemd for the times: {}: {}", answer.status, answer.stderr.trim());
     }
-    read(&answer.stdout, probe.why).with_context(|| format!("reading {:?}", answer.stdout))
+    let start = read(&answer.stdout, probe.why).with_context(|| format!("reading {:?}", answer.stdout))?;
+    let costs = costs::measure(&mut machine, &programs, image, Deadline::seconds(BOOT))?;
+    Ok(FirstStart { costs: Some(costs), ..start })
 }
 
 fn read(answer: &str, machine: String) -> Result<FirstStart> {
@@ -89,7 +97,7 @@ fn read(answer: &str, machine: String) -> Result<FirstStart> {
     let mut number = || lines.next().context("a line is missing")?.parse::<u32>().context("a number");
     let (start, up, actions) = (number()?, number()?, number()?);
     let took = up.checked_sub(start).filter(|_| start > 0).context("the unit did not come up")?;
-    Ok(FirstStart { machine, seconds: f64::from(took) / 1e6, limit: LIMIT, actions })
+    Ok(FirstStart { machine, seconds: f64::from(took) / 1e6, limit: LIMIT, actions, costs: None })
 }
 
 #[cfg(test)]

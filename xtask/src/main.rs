@@ -5,6 +5,7 @@
 mod bench;
 mod check;
 mod cli;
+mod costs;
 mod first_start;
 mod oracle;
 mod show;
