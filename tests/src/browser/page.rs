@@ -17,7 +17,8 @@ use super::record::{Response, exception};
 /// Resolves once `COND` holds in `PAGE`. Beside mutations, what ends an animation or a load can make something visible;
 /// a frame that loads gets another document, which is then watched as well.
 const PROMISE: &str = "new Promise(done => {
-    const kinds = ['transitionend', 'animationend', 'load', 'input', 'change', 'scroll'];
+    const kinds = ['transitionend', 'animationend', 'load', 'input', 'change', 'scroll',
+        'readystatechange'];
     const watched = new Set();
     const watch = page => {
         watched.add(page);

@@ -69,6 +69,7 @@ impl Scenario for Driver {
             gate("basic_auth_is_answered", &[], answered),
             check("what_comes_late_is_waited_for", &[], late),
             check("fields_are_typed_into_and_forms_sent", &[], sent),
+            check("a_frame_is_worked_in_from_page_to_page", &[], framed),
             check("a_covered_button_is_not_clicked", &[], covered),
             check("screenshot_is_png_of_the_asked_size", &[], screenshot),
             check("requests_and_complaints_are_listed", &[], listed),
@@ -157,6 +158,22 @@ fn sent(state: &mut State) -> Verdict {
     browser.click("#send", soon())?;
     browser.wait_for_text("Thank you", soon())?;
     let want = Seen { line: "POST /sent".into(), body: "name=Zo%C3%AB+%E2%9C%93".into() };
+    let seen = state.server.seen();
+    if seen.contains(&want) { PASS } else { fail(format!("the server saw {seen:?}")) }
+}
+
+fn framed(state: &mut State) -> Verdict {
+    let url = state.server.origin() + "/framed";
+    let browser = state.form()?;
+    browser.navigate(&url, soon())?;
+    browser.look_into(Some("#inner"));
+    browser.type_into("#name", "Framed", soon())?;
+    browser.click("#send", soon())?;
+    let thanked = browser.wait_for_text("Thank you", soon());
+    browser.look_into(None);
+    thanked?;
+    browser.wait_for_text("Outside", soon())?;
+    let want = Seen { line: "POST /sent".into(), body: "name=Framed".into() };
     let seen = state.server.seen();
     if seen.contains(&want) { PASS } else { fail(format!("the server saw {seen:?}")) }
 }

@@ -28,6 +28,11 @@ fetch("/late").then(answer => answer.text()).then(text => {
 });
 </script></html>"#;
 
+/// A page with the other one in a frame that is not in its corner.
+const FRAMED: &str = r#"<!doctype html><html lang="en"><meta charset="utf-8"><title>Frame</title>
+<link rel="icon" href="data:,"><p>Outside</p>
+<iframe id="inner" src="/" style="margin: 70px; border: 9px solid; width: 500px; height: 400px"></iframe></html>"#;
+
 /// A request as the server saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -101,6 +106,7 @@ fn serve(mut stream: &TcpStream, password: &str, seen: &Mutex<Vec<Seen>>) -> std
             ("401 Unauthorized", "WWW-Authenticate: Basic realm=\"test\"", "Not without a password.")
         }
         "GET /" => ("200 OK", "X-Test: yes", PAGE),
+        "GET /framed" => ("200 OK", "X-Test: yes", FRAMED),
         "GET /late" => ("200 OK", "Content-Type: text/plain", "Better late"),
         "POST /sent" => ("303 See Other", "Location: /thanks", ""),
         "GET /thanks" => {
