@@ -16,6 +16,7 @@
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
 //! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
+//! | `web` | one appliance in that network: its webmail in a real browser, TLS and SSH under scanners |
 //! | `exchange` | two appliances write to each other over that network |
 //! | `outside` | one appliance in that network: its packets, its open ports |
 //!
@@ -49,6 +50,7 @@ mod outside;
 mod report;
 mod runner;
 pub mod vantage;
+mod web;
 mod world;
 
 pub use report::{Outcome, Problem, Report};
@@ -116,6 +118,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(building::Building));
     all.push(Box::new(outside::Outside));
     all.push(Box::new(mail::Mail));
+    all.push(Box::new(web::Web));
     all.push(Box::new(exchange::Exchange));
     all.extend(first_boot::all());
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));

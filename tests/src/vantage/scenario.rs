@@ -138,7 +138,7 @@ impl TlsServer {
 
 /// The first line with `text` on the one stream of a server that is a pipe. The rest is read and dropped, so that
 /// the pipe never fills up.
-fn first_line(server: &mut Group, text: &'static str) -> anyhow::Result<String> {
+pub(crate) fn first_line(server: &mut Group, text: &'static str) -> anyhow::Result<String> {
     let pipe: Box<dyn std::io::Read + Send> = match (server.0.stdout.take(), server.0.stderr.take()) {
         (Some(stdout), _) => Box::new(stdout),
         (None, Some(stderr)) => Box::new(stderr),

@@ -1,0 +1,259 @@
+//! One appliance in the lab, as its owner's browser and SSH see it, and as scanners do.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`webmail`] | a real browser over Tor: logging in, reading, sending, settings; screenshots are kept |
+//! | [`tls`] | protocols, names and known faults of every port with TLS |
+//! | [`admin`] | who sees the admin service, and what it is like |
+//! | [`hardening`] | the machine as an auditor inside sees it |
+//! | [`webonly`] | the setting that leaves the webmail as the only way to the mail |
+//!
+//! Never: a look into the webmail's own code or database. What is not on the page or in the mailbox is not there.
+
+mod admin;
+mod forward;
+mod hardening;
+mod tls;
+mod webmail;
+mod webonly;
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clients::{Door, Imap, Smtp, Trust};
+use qemu::{Deadline, Probe, RunDir};
+
+use crate::Context;
+use crate::browser::{Browser, Login, Spec};
+use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
+use crate::vantage::{Vantage, words};
+use crate::world::{Owner, Resident, World};
+
+/// From the login prompt to reachable onion services, and back to them after a restart of Tor.
+const ONION: u64 = 300;
+
+/// One dialogue. Everything is emulated, and behind six relays on the same two cores.
+const DIALOGUE: u64 = 180;
+
+/// From 250 to the mailbox.
+const DELIVERY: u64 = 120;
+
+/// An onion service that does not exist, with a valid address: strangers say they come from here.
+const PEER: &str = "6cx7sjpdtukjlquxhytwsbwzi5uoitgk5twn7z3ocu3foa7ipqbbxiad.onion";
+
+/// The second mailbox's password.
+const BOB: &str = "seven patient Harbours remember";
+
+/// The page's size in pixels: a small laptop's.
+const SIZE: (u32, u32) = (1280, 800);
+
+pub(crate) struct Web;
+
+/// Fields are dropped in this order.
+pub(crate) struct State {
+    browser: Option<Browser>,
+    resident: Resident,
+    world: World,
+    site: Option<Site>,
+    /// The browser's tree.
+    tree: Vec<std::ffi::OsString>,
+    /// The scanners, in the lab's network.
+    scanners: Vantage,
+    /// The scenario's folder.
+    folder: PathBuf,
+}
+
+/// What the owner holds in hand after the first boot.
+struct Site {
+    door: Door,
+    mx: String,
+    client: String,
+    admin: String,
+    /// The authority's certificate.
+    authority: String,
+    trust: Trust,
+    /// Password of the first mailbox, `ada`.
+    ada: String,
+    /// Password in front of the webmail.
+    web: String,
+}
+
+impl Scenario for Web {
+    type State = State;
+
+    fn name(&self) -> Cow<'static, str> {
+        "web".into()
+    }
+
+    fn about(&self) -> Cow<'static, str> {
+        "one appliance in a private Tor network: its webmail in a browser, TLS and SSH under scanners".into()
+    }
+
+    fn wants_browser(&self) -> bool {
+        true
+    }
+
+    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
+        let tree = ctx.browser.clone().context("no browser was prepared for this run")?;
+        // Closed to others before anything is made in it.
+        let folder = RunDir::create(&ctx.run_root.join("web"))?.path().to_owned();
+        let key = admin::make_key(ctx, &folder)?;
+        let mut world = World::start(ctx, "web")?;
+        let owner = Owner { mailbox: "ada", ssh_keys: &[key] };
+        let resident = world.appliance(ctx, probe, "web/a", owner)?;
+        let scanners = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
+        Ok(State { browser: None, resident, world, site: None, tree, scanners, folder })
+    }
+
+    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+        let up = vec![
+            gate("boots_with_ssh_key", &[], |state: &mut State| {
+                state.resident.appliance.wait_boot()?;
+                PASS
+            }),
+            gate("services_reachable_through_tor", &["R2"], services_reachable),
+            gate("second_mailbox", &[], second_mailbox),
+        ];
+        let phase = |checks| Phase { enter: |_| Ok(()), checks };
+        let without_browser = Phase {
+            enter: |state: &mut State| {
+                state.browser = None;
+                Ok(())
+            },
+            checks: tls::checks(),
+        };
+        vec![
+            phase(up),
+            phase(webmail::checks()),
+            without_browser,
+            phase(hardening::checks()),
+            phase(admin::checks()),
+            phase(tls::scans()),
+            phase(webonly::checks()),
+        ]
+    }
+
+    fn evidence(&self, state: &mut State) -> Vec<Evidence> {
+        state.resident.appliance.evidence()
+    }
+
+    fn reach(&self, state: &State) -> Option<String> {
+        Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
+    }
+}
+
+/// The onions answer, and what the owner has to know is there.
+fn services_reachable(state: &mut State) -> Verdict {
+    let deadline = Deadline::seconds(ONION);
+    let resident = &mut state.resident;
+    let (mx, client, admin) = (resident.onion("mx")?, resident.onion("client")?, resident.onion("admin")?);
+    let mut read = |script: &str| resident.appliance.read(script);
+    let ada = read("cat /var/lib/cipolla/private/credentials/mailbox")?.trim().to_owned();
+    let web = read("cat /var/lib/cipolla/private/credentials/web")?.trim().to_owned();
+    let authority = read("cat /var/lib/cipolla/tls/ca.crt")?;
+    let trust = Trust::in_authority(&authority)?;
+    let door = state.world.door()?;
+    for (onion, port) in [(&mx, 25), (&client, 465), (&client, 993), (&client, 80)] {
+        door.connect_when_up("first", onion, port, deadline)?;
+    }
+    state.site = Some(Site { door, mx, client, admin, authority, trust, ada, web });
+    PASS
+}
+
+/// Made as the owner would, with a password of one's own.
+fn second_mailbox(state: &mut State) -> Verdict {
+    let script = format!("echo '{BOB}' | cipolla user add bob --stdin && cipolla user list");
+    let list = state.resident.appliance.read(&script)?;
+    if list.lines().any(|line| line.starts_with("bob")) { PASS } else { fail(list) }
+}
+
+impl State {
+    fn site(&self) -> anyhow::Result<&Site> {
+        self.site.as_ref().ok_or_else(|| anyhow!("the services were never reached"))
+    }
+
+    /// `local@` the appliance's mail domain.
+    fn at(&self, local: &str) -> anyhow::Result<String> {
+        Ok(format!("{local}@{}", self.site()?.mx))
+    }
+
+    /// The browser, started at its first use, with the password of the webmail's door.
+    fn browser(&mut self) -> anyhow::Result<&mut Browser> {
+        let browser = match self.browser.take() {
+            Some(browser) => browser,
+            None => {
+                let proxy = self.world.client()?.tcp_socks(Deadline::seconds(30))?;
+                let vantage = Vantage { namespace: self.world.lab().network(), tree: self.tree.clone() };
+                let folder = self.folder.clone();
+                let spec = Spec { vantage, folder, proxy: Some(proxy.into()), width: SIZE.0, height: SIZE.1 };
+                let mut browser = Browser::start(&spec)?;
+                let web = self.site()?.web.clone();
+                browser.log_in_as(Some(Login { user: "ada".into(), password: web }));
+                browser
+            }
+        };
+        Ok(self.browser.insert(browser))
+    }
+
+    /// A stranger's message for `ada`.
+    fn receive(&self, sender: &str, message: &[u8]) -> anyhow::Result<()> {
+        let site = self.site()?;
+        let channel = site.door.connect(sender, &site.mx, 25, Deadline::seconds(DIALOGUE))?;
+        let (mut smtp, _) = Smtp::greeted(channel)?;
+        smtp.demand(&format!("EHLO {PEER}"))?;
+        let reply = smtp.mail(&format!("{sender}@{PEER}"), &[&self.at("ada")?], message)?;
+        if reply.code != 250 {
+            bail!("the message is answered with {reply}");
+        }
+        Ok(())
+    }
+
+    /// A dialogue on port 993 with an answer to a login.
+    fn imap(&self, local: &str, password: &str) -> anyhow::Result<(Imap, clients::Answer)> {
+        let site = self.site()?;
+        let circuit = format!("{local} reads");
+        let channel = site.door.connect(&circuit, &site.client, 993, Deadline::seconds(DIALOGUE))?;
+        let (mut imap, _) = Imap::greeted(site.trust.secure(channel, &site.client)?)?;
+        let answer = imap.login(&self.at(local)?, password)?;
+        Ok((imap, answer))
+    }
+
+    /// Waits for the message with this word in its subject and returns it as it is stored.
+    fn arrived(&self, local: &str, password: &str, word: &str) -> anyhow::Result<String> {
+        let deadline = Deadline::seconds(DELIVERY);
+        let (mut imap, answer) = self.imap(local, password)?;
+        if !answer.agreed() {
+            bail!("logging in as {local}: {}", answer.text);
+        }
+        imap.until(deadline);
+        loop {
+            imap.select("INBOX")?;
+            let answer = imap.demand(&format!("SEARCH HEADER SUBJECT {word}"))?;
+            let place = answer.untagged.iter().find_map(|line| {
+                let line = std::str::from_utf8(line).ok()?.strip_prefix("SEARCH")?.trim().to_owned();
+                line.split(' ').next()?.parse::<u32>().ok()
+            });
+            if let Some(place) = place {
+                return Ok(String::from_utf8_lossy(&imap.message(place)?).into_owned());
+            }
+            if deadline.left().is_none() {
+                bail!("no message with {word} came to {local} in {DELIVERY} s");
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Runs a tool of the lab's tree in the lab's network.
+    fn tool(&self, argv: &[&str], seconds: u64) -> anyhow::Result<crate::vantage::Output> {
+        self.scanners.output(&words(argv), Deadline::seconds(seconds))
+    }
+
+    /// Keeps a figure beside the logs.
+    fn note(&self, line: &str) -> anyhow::Result<()> {
+        let file = self.folder.join("figures.txt");
+        let known = fs_err::read_to_string(&file).unwrap_or_default();
+        Ok(fs_err::write(file, format!("{known}{line}\n"))?)
+    }
+}
