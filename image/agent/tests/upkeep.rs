@@ -90,6 +90,10 @@ fn bans_are_listed_and_lifted() {
         "fail2ban's and the firewall's"
     );
     assert!(programs.asked("nft delete element inet cipolla banned { 10.1.1.1 }"));
+    // Tor starts before fail2ban does.
+    assert_eq!(bans::unban_circuits(&machine).unwrap(), 0);
+    fs.mkdir(Utf8Path::new("/run/fail2ban"), Access::root(0o755)).unwrap();
+    fs.create(Utf8Path::new("/run/fail2ban/fail2ban.sock"), b"", Access::root(0o600)).unwrap();
     assert_eq!(bans::unban_circuits(&machine).unwrap(), 1);
     assert!(programs.asked("fail2ban-client unban fc00:dead:beef:4dad::5:8"));
 }

@@ -144,6 +144,7 @@ pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<
                 None => bans::unban_all(machine)?,
             };
             let said = match lifted {
+                0 if address.is_none() => "nobody was banned".to_owned(),
                 0 => "nobody was banned by that name; see: cipolla bans".to_owned(),
                 1 => "one ban is lifted".to_owned(),
                 n => format!("{n} bans are lifted"),

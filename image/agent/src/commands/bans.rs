@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
+use camino::Utf8Path;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ use crate::machine::Machine;
 
 /// The set of held addresses, as nft(8) names it.
 const SET: [&str; 4] = ["set", "inet", "cipolla", "banned"];
+
+/// Where fail2ban listens (`socket` in fail2ban.conf(5)); there while it runs.
+const SOCKET: &str = "/run/fail2ban/fail2ban.sock";
 
 /// One held client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -213,11 +217,15 @@ pub fn unban_all(machine: &Machine<'_>) -> Result<usize> {
 }
 
 /// Lifts the bans on circuits, whose numbers mean nothing once Tor was restarted: they would keep a new offender of
-/// the same number from being banned. Returns how many there were.
+/// the same number from being banned. Tor's unit calls it at each start, and comes before fail2ban when the machine
+/// starts: a fail2ban that does not run holds nobody. Returns how many there were.
 ///
 /// # Errors
 /// As [`unban`].
 pub fn unban_circuits(machine: &Machine<'_>) -> Result<usize> {
+    if machine.fs.entry(Utf8Path::new(SOCKET))?.is_none() {
+        return Ok(0);
+    }
     let circuits: Vec<_> = held(machine)?.1.into_iter().filter(|ban| ban.circuit.is_some()).collect();
     for ban in &circuits {
         client(machine, &["unban", &ban.address.to_string()])?;

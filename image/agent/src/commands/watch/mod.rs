@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use std::time::UNIX_EPOCH;
 
-use super::bans;
 use super::status::utc;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::machine::Machine;
@@ -85,12 +84,12 @@ pub fn act(
     atomic::put(machine.fs, Utf8Path::new(paths::WATCH), &content, Access::root(0o600), Replace::Allowed)?;
     if let (Some(step), Some(trouble)) = (step, &memory.trouble) {
         say(&format!("{}: {}", trouble.what, step.doing()));
-        take(machine, step, say)?;
+        take(machine, step)?;
     }
     Ok((seen, memory))
 }
 
-fn take(machine: &Machine<'_>, step: Step, say: &mut dyn FnMut(&str)) -> Result<()> {
+fn take(machine: &Machine<'_>, step: Step) -> Result<()> {
     match step {
         Step::Refresh => {
             let mut tor = Conversation::open()?;
@@ -101,11 +100,6 @@ fn take(machine: &Machine<'_>, step: Step, say: &mut dyn FnMut(&str)) -> Result<
             let ran = machine.programs.run(&["systemctl", "restart", TOR])?;
             if !ran.success {
                 bail!("restarting {TOR}: {}", ran.stderr.trim());
-            }
-            if machine.programs.has("fail2ban-client")
-                && let Err(error) = bans::unban_circuits(machine)
-            {
-                say(&format!("lifting the bans on circuits that are no more: {error:#}"));
             }
         }
         // The memory is the report: status and digest read it.
