@@ -118,6 +118,27 @@ fn settings_are_checked_shown_and_applied() {
 }
 
 #[test]
+fn applied_ssh_keys_count_at_once() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let apply = |text: &str| {
+        let mut said = Vec::new();
+        settings::apply(&machine, text.as_bytes(), "new.toml", &mut |line| said.push(line.to_owned()))
+            .unwrap();
+        said
+    };
+    let key = identity::ssh::HostKey::from_seed(&[7; 32], "ada@desk").unwrap().public_key_file().unwrap();
+    apply(&format!("[owner]\nmailbox = \"ada\"\nssh_keys = [{:?}]\n", key.trim()));
+    assert_eq!(text(&fs, paths::AUTHORIZED_KEYS), format!("{}\n", key.trim()));
+    // No keys in the settings: nobody is shut out.
+    let said = apply("[owner]\nmailbox = \"ada\"\n");
+    assert!(said.iter().any(|line| line.contains("name no SSH keys")), "{said:?}");
+    assert_eq!(text(&fs, paths::AUTHORIZED_KEYS), format!("{}\n", key.trim()));
+    assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0, "the next start agrees");
+}
+
+#[test]
 fn the_webmail_changes_a_password() {
     let fs = started();
     let programs = FakePrograms { fs: &fs };

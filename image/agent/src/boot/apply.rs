@@ -69,7 +69,7 @@ pub fn apply(
         }
         Action::SshHostPublicKey => ssh_host_public_key(fs),
         Action::AuthorizedKeys => {
-            let keys = facts::wanted_authorized_keys(loaded).unwrap_or_default();
+            let keys = facts::wanted_authorized_keys(&loaded.settings).unwrap_or_default();
             private(fs, Utf8Path::new(paths::AUTHORIZED_KEYS), keys.as_bytes(), Replace::Allowed)
         }
         Action::OnionKey(onion) => onion_key(machine, loaded, accounts, *onion, say),

@@ -18,6 +18,7 @@ use crate::mailboxes::users;
 use crate::onions::Onion;
 use crate::paths;
 use crate::pem::{KeyAndCertificate, Pair};
+use crate::settings::Settings;
 use crate::settings::load::{Loaded, Origin};
 
 /// What the image is for, seen from the accounts that its packages made.
@@ -128,7 +129,7 @@ fn folders(roles: Roles, accounts: &Accounts, ssh: bool) -> Result<Vec<(Utf8Path
         }
     }
     if ssh {
-        folders.push(("/root/.ssh".into(), Access::root(0o700)));
+        folders.push((atomic::parent(Utf8Path::new(paths::AUTHORIZED_KEYS)).into(), Access::root(0o700)));
     }
     Ok(folders)
 }
@@ -152,7 +153,7 @@ pub fn read(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts) -> Resu
         errors_on_boot_partition: file(paths::BOOT_ERRORS)?,
         ssh_host_key: file(paths::SSH_HOST_KEY)?,
         ssh_host_public_key: file(paths::SSH_HOST_PUBLIC_KEY)?,
-        authorized_keys: authorized_keys(fs, loaded)?,
+        authorized_keys: authorized_keys(fs, &loaded.settings)?,
         ..Facts::default()
     };
     for (path, access) in folders {
@@ -222,13 +223,13 @@ fn new_settings(fs: &dyn Fs, loaded: &Loaded) -> Result<bool> {
 
 /// The content of `authorized_keys` that the settings want; without keys in them, the file is not ours.
 #[must_use]
-pub(super) fn wanted_authorized_keys(loaded: &Loaded) -> Option<String> {
-    let keys = &loaded.settings.owner.ssh_keys;
+pub(crate) fn wanted_authorized_keys(settings: &Settings) -> Option<String> {
+    let keys = &settings.owner.ssh_keys;
     (!keys.is_empty()).then(|| keys.iter().map(|key| format!("{key}\n")).collect())
 }
 
-fn authorized_keys(fs: &dyn Fs, loaded: &Loaded) -> Result<bool> {
-    let Some(wanted) = wanted_authorized_keys(loaded) else { return Ok(true) };
+fn authorized_keys(fs: &dyn Fs, settings: &Settings) -> Result<bool> {
+    let Some(wanted) = wanted_authorized_keys(settings) else { return Ok(true) };
     Ok(fs.read(Utf8Path::new(paths::AUTHORIZED_KEYS))?.as_deref() == Some(wanted.as_bytes()))
 }
 

@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 
 use super::services;
 use crate::accounts::Accounts;
-use crate::boot::Say;
-use crate::fs::{Access, Replace, atomic};
+use crate::boot::{Say, facts};
+use crate::fs::{Access, Fs, Replace, atomic};
 use crate::machine::Machine;
 use crate::paths;
 use crate::render;
@@ -72,6 +72,7 @@ pub fn apply(machine: &Machine<'_>, content: &[u8], name: &str, say: Say<'_>) ->
     // Only settings that could be rendered are remembered.
     let path = Utf8Path::new(paths::ACCEPTED_SETTINGS);
     atomic::put(fs, path, text.as_bytes(), Access::root(0o600), Replace::Allowed)?;
+    authorized_keys(fs, &settings, say)?;
     handover::console(fs, &settings)?;
     for problem in services::reload(machine, &units)? {
         say(&problem);
@@ -82,4 +83,21 @@ pub fn apply(machine: &Machine<'_>, content: &[u8], name: &str, say: Say<'_>) ->
         );
     }
     Ok(())
+}
+
+/// Lets those keys in that the settings name, from the next connection on. Settings without keys shut nobody out.
+fn authorized_keys(fs: &dyn Fs, settings: &Settings, say: Say<'_>) -> Result<()> {
+    let path = Utf8Path::new(paths::AUTHORIZED_KEYS);
+    let present = fs.read(path)?;
+    match facts::wanted_authorized_keys(settings) {
+        Some(wanted) if present.as_deref() != Some(wanted.as_bytes()) => {
+            atomic::ensure_dir(fs, atomic::parent(path), Access::root(0o700))?;
+            atomic::put(fs, path, wanted.as_bytes(), Access::root(0o600), Replace::Allowed)
+        }
+        None if present.is_some() => {
+            say("note: these settings name no SSH keys; those of before still open the appliance");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
