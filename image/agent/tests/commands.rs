@@ -7,7 +7,7 @@ mod support;
 
 use agent::boot;
 use agent::commands::{access, credentials, settings, user};
-use agent::fs::Fs as _;
+use agent::fs::{Access, Fs as _};
 use agent::onions::Onion;
 use agent::paths;
 use agent::serve::password::{Mailboxes, Passwords as _};
@@ -98,6 +98,27 @@ fn the_screen_explains_a_failed_start() {
     agent::handover::console_of_failure(&fs, r#"x.toml:2:1: "a\b" is wrong"#).unwrap();
     let shown = text(&fs, paths::CONSOLE);
     assert!(shown.contains(r#"x.toml:2:1: "a\\b" is wrong"#), "{shown}");
+}
+
+#[test]
+fn the_screen_says_how_to_get_in() {
+    const HOW: &str = "Nobody can log in";
+    let fs = started();
+    assert!(!text(&fs, paths::CONSOLE).contains(HOW));
+    let fs = SimFs::before_first_start();
+    fs.remove(Utf8Path::new(paths::BOOT_SETTINGS)).unwrap();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    boot::run(&machine, &mut |_| {}).unwrap();
+    let shown = text(&fs, paths::CONSOLE);
+    let end = shown.split_once("Write the passwords down").unwrap().1;
+    assert!(end.contains(HOW) && end.contains("ssh_keys = [\"") && !shown.contains('\\'), "{shown}");
+    assert!(end.lines().all(|line| line.chars().count() <= 79), "{end}");
+    let key = identity::ssh::HostKey::from_seed(&[7; 32], "ada@desk").unwrap().public_key_file().unwrap();
+    let settings = format!("[owner]\nssh_keys = [{:?}]\n", key.trim());
+    fs.create(Utf8Path::new(paths::BOOT_SETTINGS), settings.as_bytes(), Access::root(0o600)).unwrap();
+    boot::run(&machine, &mut |_| {}).unwrap();
+    assert!(!text(&fs, paths::CONSOLE).contains(HOW));
 }
 
 #[test]

@@ -18,6 +18,11 @@ use crate::paths;
 use crate::pem::{KeyAndCertificate, Pair};
 use crate::settings::{Imap, Settings};
 
+/// What the console says while the appliance knows no SSH key: there is no password for root.
+const NOBODY: &str = "Nobody can log in here yet: no SSH key of yours is known. Switch off, add it to\n\
+    cipolla.toml on the boot partition (with all other settings), start again:\n\n    \
+    [owner]\n    ssh_keys = [\"ssh-ed25519 AAAA... you@laptop\"]\n\n";
+
 /// What identifies the appliance to its owner. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
@@ -100,16 +105,20 @@ impl Card {
     pub fn console(&self, fs: &dyn Fs) -> Result<Zeroizing<String>> {
         let mut text = Zeroizing::new(format!("\nCipolla {}\n\n{}\n", self.version, self.addresses()));
         let credentials = self.credentials(fs)?;
+        let claimed = fs.entry(Utf8Path::new(paths::AUTHORIZED_KEYS))?.is_some();
         if credentials.is_empty() {
-            text.push_str("Help: cipolla --help\n\n");
+            text.push_str(if claimed { "Help: cipolla --help\n\n" } else { NOBODY });
             return Ok(text);
         }
         text.push_str(&credentials);
         text.push_str("\nThe webmail's address, for a phone with Tor Browser:\n\n");
         text.push_str(&qr::code(&format!("http://{}", self.client))?);
         text.push_str(
-            "\nWrite the passwords down. They are shown here until you log in and type: cipolla ack\n\n",
+            "\nWrite the passwords down. They are shown here until you log in and type:\ncipolla ack\n\n",
         );
+        if !claimed {
+            text.push_str(NOBODY);
+        }
         Ok(text)
     }
 
