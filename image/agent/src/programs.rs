@@ -3,7 +3,7 @@
 //! No secret is ever an argument: every user of the machine can read those.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -29,6 +29,15 @@ pub trait Programs {
     /// # Errors
     /// When it cannot be started.
     fn run(&self, argv: &[&str]) -> Result<Ran>;
+
+    /// Runs several, which may be at the same time, each to its end and without input. Gives their ends in the order
+    /// of the lines.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    fn run_all(&self, lines: &[Vec<&str>]) -> Result<Vec<Ran>> {
+        lines.iter().map(|argv| self.run(argv)).collect()
+    }
 
     /// Runs it to its end with `input` on its standard input.
     ///
@@ -74,6 +83,25 @@ impl Programs for RealPrograms {
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         })
+    }
+
+    fn run_all(&self, lines: &[Vec<&str>]) -> Result<Vec<Ran>> {
+        let start = |argv: &Vec<&str>| {
+            let (mut command, program) = command(argv)?;
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let child = command.spawn().with_context(|| format!("starting {program}"))?;
+            Ok((child, program.to_owned()))
+        };
+        let started: Vec<_> = lines.iter().map(start).collect::<Result<_>>()?;
+        let end = |(child, program): (Child, String)| {
+            let output = child.wait_with_output().with_context(|| format!("waiting for {program}"))?;
+            Ok(Ran {
+                success: output.status.success(),
+                stdout: text(&output.stdout),
+                stderr: text(&output.stderr),
+            })
+        };
+        started.into_iter().map(end).collect()
     }
 
     fn feed(&self, argv: &[&str], input: &str) -> Result<Ran> {

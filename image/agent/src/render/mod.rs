@@ -135,8 +135,7 @@ pub fn run(machine: &Machine<'_>, settings: &Settings, accounts: &Accounts, say:
         return Ok(0);
     }
     let stage = stage::Stage::fill(fs, &rendering.changed)?;
-    let verdicts: Vec<_> =
-        rendering.changed.iter().map(|file| stage.validate(machine.programs, file)).collect::<Result<_>>()?;
+    let verdicts = stage.validate(machine.programs, &rendering.changed)?;
     let mut record = rendering.record.clone();
     let (mut put, mut fatal) = (0, Vec::new());
     for (file, verdict) in rendering.changed.iter().zip(verdicts) {

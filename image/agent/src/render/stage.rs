@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::Rendered;
 use crate::fs::{Access, Fs, Kind, atomic};
 use crate::paths;
-use crate::programs::Programs;
+use crate::programs::{Programs, Ran};
 
 /// The folder of the trial and what was put there.
 pub(super) struct Stage {
@@ -67,32 +67,48 @@ impl Stage {
         Ok(())
     }
 
-    /// Asks the file's program. The inner error is its answer: why it refuses the file.
-    pub(super) fn validate(&self, programs: &dyn Programs, file: &Rendered) -> Result<Result<(), String>> {
-        let Some(program) = file.validate.first().filter(|program| programs.has(program)) else {
-            return Ok(Ok(()));
-        };
-        let target = staged(&file.path);
-        let dir = atomic::parent(&target).as_str();
-        let argv: Vec<String> = file
-            .validate
-            .iter()
-            .map(|word| word.replace("{file}", target.as_str()).replace("{dir}", dir))
-            .collect();
-        let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-        let ran = programs.run(&words).with_context(|| format!("validating {}", file.path))?;
-        if ran.success {
-            return Ok(Ok(()));
-        }
-        // The last lines say what is wrong; some programs use standard output for it.
-        let text = if ran.stderr.trim().is_empty() { &ran.stdout } else { &ran.stderr };
-        let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let tail = lines[lines.len().saturating_sub(5)..].join("\n  ");
-        Ok(Err(format!("{program} refuses it:\n  {tail}")))
+    /// Asks the programs of all files, at the same time where that is possible: each starts a large program to read
+    /// a small file. The inner errors are their answers: why they refuse a file.
+    pub(super) fn validate(
+        &self,
+        programs: &dyn Programs,
+        files: &[Rendered],
+    ) -> Result<Vec<Result<(), String>>> {
+        let lines: Vec<Option<Vec<String>>> = files.iter().map(|file| line(programs, file)).collect();
+        let asked: Vec<Vec<&str>> =
+            lines.iter().flatten().map(|line| line.iter().map(String::as_str).collect()).collect();
+        let mut answers = programs.run_all(&asked).context("validating the configuration")?.into_iter();
+        // A program that is asked answers; whoever is not asked has nothing against it.
+        let verdict = |line: Option<Vec<String>>| line.and_then(|line| Some((line, answers.next()?)));
+        Ok(lines.into_iter().map(verdict).map(|asked| asked.map_or(Ok(()), judge)).collect())
     }
 
     /// Removes everything that was on trial.
     pub(super) fn clear(&self, fs: &dyn Fs) -> Result<()> {
         self.files.iter().try_for_each(|path| fs.remove(path))
     }
+}
+
+/// The validator's command line for a file on trial; `None` if it has none in this image.
+fn line(programs: &dyn Programs, file: &Rendered) -> Option<Vec<String>> {
+    file.validate.first().filter(|program| programs.has(program))?;
+    let target = staged(&file.path);
+    let dir = atomic::parent(&target).as_str();
+    Some(
+        file.validate
+            .iter()
+            .map(|word| word.replace("{file}", target.as_str()).replace("{dir}", dir))
+            .collect(),
+    )
+}
+
+fn judge((line, ran): (Vec<String>, Ran)) -> Result<(), String> {
+    if ran.success {
+        return Ok(());
+    }
+    // The last lines say what is wrong; some programs use standard output for it.
+    let text = if ran.stderr.trim().is_empty() { &ran.stdout } else { &ran.stderr };
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let tail = lines[lines.len().saturating_sub(5)..].join("\n  ");
+    Err(format!("{} refuses it:\n  {tail}", line[0]))
 }
