@@ -47,6 +47,8 @@ pub const BOOT_WIPING: &str = "/run/cipolla/boot/cipolla.accepted";
 pub const BOOT_ERRORS: &str = "/run/cipolla/boot/ERRORS.txt";
 /// Addresses for the owner.
 pub const BOOT_WELCOME: &str = "/run/cipolla/boot/WELCOME.txt";
+/// The certificate of the appliance's authority, to import into mail programs.
+pub const BOOT_AUTHORITY: &str = "/run/cipolla/boot/CIPOLLA-CA.crt";
 /// Credentials, encrypted to the owner's key.
 pub const BOOT_CREDENTIALS: &str = "/run/cipolla/boot/credentials.age";
 /// What getty shows above the login prompt.

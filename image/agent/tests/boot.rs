@@ -114,6 +114,14 @@ fn the_owner_is_told_and_nothing_secret_is_in_clear() {
     let client = appliance.text("/var/lib/tor/client/hostname").trim().to_owned();
     assert!(console.contains(&password) && console.contains(&client) && console.contains('\u{2588}'));
     assert!(welcome.contains(&client) && !welcome.contains(&password));
+    assert!(welcome.contains("CIPOLLA-CA.crt"));
+    let authority = appliance.text("/run/cipolla/boot/CIPOLLA-CA.crt");
+    assert_eq!(authority, appliance.text("/var/lib/cipolla/tls/ca.crt"));
+    assert!(!authority.contains("PRIVATE KEY"));
+    // Lost or changed on the way through other computers, it comes again.
+    appliance.write("/run/cipolla/boot/CIPOLLA-CA.crt", "another");
+    assert_eq!(appliance.start().unwrap(), ["write CIPOLLA-CA.crt to the boot partition: done"]);
+    assert_eq!(appliance.text("/run/cipolla/boot/CIPOLLA-CA.crt"), authority);
     assert!(console.lines().all(|line| line.chars().count() <= 132), "{console}");
     let encrypted = fs::read(appliance.path("/run/cipolla/boot/credentials.age")).unwrap();
     assert!(encrypted.starts_with(b"age-encryption.org/v1\n-> ssh-ed25519 "));

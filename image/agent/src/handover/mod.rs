@@ -1,8 +1,9 @@
-//! How the owner gets to know the appliance: the console, and two files on the boot partition.
+//! How the owner gets to know the appliance: the console, and three files on the boot partition.
 //!
 //! The console (tty1 and serial, through getty's issue(5)) shows addresses, fingerprints, a QR code and, until
 //! they are acknowledged, the one-time credentials; its text is kept in memory only, readable by root.
-//! `WELCOME.txt` names addresses and fingerprints. `credentials.age` holds the credentials encrypted to the
+//! `WELCOME.txt` names addresses and fingerprints; `CIPOLLA-CA.crt` is the certificate for mail programs.
+//! `credentials.age` holds the credentials encrypted to the
 //! owner's keys. Nothing secret is written anywhere in clear.
 
 mod encrypt;
@@ -22,6 +23,7 @@ use crate::credentials::Credential;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::machine::Machine;
 use crate::paths;
+use crate::pem::{KeyAndCertificate, Pair};
 use crate::settings::Settings;
 pub use qr::code;
 pub use text::Card;
@@ -31,6 +33,8 @@ pub use text::Card;
 pub enum Item {
     /// `WELCOME.txt`.
     Welcome,
+    /// `CIPOLLA-CA.crt`.
+    Authority,
     /// `credentials.age`.
     Credentials,
 }
@@ -39,6 +43,7 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Welcome => "write WELCOME.txt to the boot partition",
+            Self::Authority => "write CIPOLLA-CA.crt to the boot partition",
             Self::Credentials => "write credentials.age to the boot partition, for the owner's keys",
         })
     }
@@ -86,6 +91,9 @@ pub fn plan(machine: &Machine<'_>, settings: &Settings) -> Result<Vec<Item>> {
     if fs.read(Utf8Path::new(paths::BOOT_WELCOME))?.as_deref() != Some(welcome.as_bytes()) {
         items.push(Item::Welcome);
     }
+    if fs.read(Utf8Path::new(paths::BOOT_AUTHORITY))?.as_deref() != Some(authority(fs)?.as_bytes()) {
+        items.push(Item::Authority);
+    }
     let waiting = waiting(fs)?;
     if !waiting.is_empty() && !encrypt::recipients(&settings.owner).is_empty() {
         let stamp = fs.read(&stamp())?;
@@ -112,12 +120,24 @@ pub fn run(machine: &Machine<'_>, settings: &Settings, say: Say<'_>) -> Result<u
                 let path = Utf8Path::new(paths::BOOT_WELCOME);
                 atomic::put(fs, path, welcome.as_bytes(), Access::root(0o600), Replace::Allowed)?;
             }
+            Item::Authority => {
+                let path = Utf8Path::new(paths::BOOT_AUTHORITY);
+                let certificate = authority(fs)?;
+                atomic::put(fs, path, certificate.as_bytes(), Access::root(0o600), Replace::Allowed)?;
+            }
             Item::Credentials => credentials(fs, settings)?,
         }
         say(&format!("{item}: done"));
     }
     console(fs, settings)?;
     Ok(items.len())
+}
+
+/// The certificate of the authority, in PEM; its key stays where it is.
+fn authority(fs: &dyn Fs) -> Result<String> {
+    let pair = KeyAndCertificate::load(fs, Pair::Authority)?
+        .with_context(|| format!("{} is missing or damaged", Pair::Authority.source()))?;
+    Ok(pair.certificate)
 }
 
 fn credentials(fs: &dyn Fs, settings: &Settings) -> Result<()> {

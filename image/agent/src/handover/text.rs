@@ -92,7 +92,9 @@ impl Card {
             "The passwords are not here. They are on the appliance's own screen until you acknowledge them\n\
              (cipolla ack). If your settings named an SSH or age key, they are also in credentials.age:\n\n    \
              age --decrypt --identity ~/.ssh/id_ed25519 credentials.age\n\n\
-             Webmail, in Tor Browser:  http://{}\n",
+             Webmail, in Tor Browser:  http://{}\n\n\
+             CIPOLLA-CA.crt is for mail programs: import it there as an authority. Its SHA-256 fingerprint is the line\n\
+             Certificate above.\n",
             self.client
         );
         text.replace('\n', "\r\n")
