@@ -144,10 +144,11 @@ impl Resident {
     }
 }
 
-/// An owner's settings for the lab. Text in JSON's quotes is text in TOML's.
+/// An owner's settings for the lab, with a limit of 4 MiB for messages so that reaching it takes little time. Text in JSON's quotes is text in TOML's.
 fn settings(owner: &Owner<'_>, authorities: &[String]) -> anyhow::Result<String> {
     Ok(format!(
-        "[owner]\nmailbox = {}\nssh_keys = {}\n[tor.test_network]\ndir_authorities = {}\n",
+        "[owner]\nmailbox = {}\nssh_keys = {}\n[mail]\nmessage_size_mib = 4\n[tor.test_network]\n\
+         dir_authorities = {}\n",
         serde_json::to_string(owner.mailbox)?,
         serde_json::to_string(owner.ssh_keys)?,
         serde_json::to_string(authorities)?
@@ -163,7 +164,7 @@ mod tests {
         let text = settings(&"ada".into(), &["auth1 orport=9001".to_owned(), "auth2 \"".to_owned()]).unwrap();
         assert_eq!(
             text,
-            "[owner]\nmailbox = \"ada\"\nssh_keys = []\n[tor.test_network]\n\
+            "[owner]\nmailbox = \"ada\"\nssh_keys = []\n[mail]\nmessage_size_mib = 4\n[tor.test_network]\n\
              dir_authorities = [\"auth1 orport=9001\",\"auth2 \\\"\"]\n"
         );
     }

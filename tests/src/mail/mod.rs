@@ -7,6 +7,7 @@ mod circuits;
 mod delivery;
 mod inside;
 mod receive;
+mod restarts;
 mod sandbox;
 mod submit;
 mod upkeep;
@@ -117,6 +118,7 @@ impl Scenario for Mail {
             phase(web::checks()),
             phase(upkeep::checks()),
             phase(circuits::checks(ctx)),
+            phase(restarts::checks()),
         ]
     }
 

@@ -207,7 +207,7 @@ fn size_limit(state: &mut State) -> Verdict {
     let mut smtp = state.stranger("size")?;
     let reply = smtp.command(&format!("MAIL FROM:<x@{PEER}> SIZE=99999999"))?;
     unless(&mut findings, "an announced size", &reply, 552, "5.3.4");
-    // Not announced, and more than the limit of 25 MiB: the end of the message is answered with a refusal, or the
+    // Not announced, and more than the limit of 4 MiB: the end of the message is answered with a refusal, or the
     // connection with one before that.
     let mut smtp = state.stranger("large")?;
     smtp.until(Deadline::seconds(300));
@@ -217,10 +217,10 @@ fn size_limit(state: &mut State) -> Verdict {
     let line = [b"x".repeat(900), b"\r\n".to_vec()].concat();
     let block = line.repeat(1024);
     smtp.talk().send_bytes(b"Subject: large\r\n\r\n")?;
-    let refused = (0..40).any(|_| smtp.talk().send_bytes(&block).is_err());
+    let refused = (0..7).any(|_| smtp.talk().send_bytes(&block).is_err());
     if !refused {
         smtp.talk().send_bytes(b"\r\n.\r\n")?;
-        unless(&mut findings, "36 MiB unannounced", &smtp.reply()?, 552, "5.3.4");
+        unless(&mut findings, "6 MiB unannounced", &smtp.reply()?, 552, "5.3.4");
     }
     none_of(&findings)
 }

@@ -1,0 +1,70 @@
+//! What a stop does: the power goes, the machine restarts, Tor is gone. Comes last, since an onion service needs
+//! minutes to be found again.
+
+use super::inside::{USERS, capture, open};
+use super::{Person, State};
+use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+
+pub(super) fn checks() -> Vec<Check<State>> {
+    vec![
+        check("queue_survives_power_cut", &["R38"], queue_survives_power_cut),
+        check("mail_survives_reboot", &["R38", "R41"], mail_survives_reboot),
+        check("tor_stopped_nothing_leaves", &["R1", "R38"], tor_stopped),
+    ]
+}
+
+/// Accepted, then the power goes: with Dovecot stopped the message is in the queue, and nowhere else.
+fn queue_survives_power_cut(state: &mut State) -> Verdict {
+    let (ada, bob, token) = (state.at("ada")?, state.at("bob")?, state.token());
+    let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "accepted");
+    let mut smtp = state.submission("ada before the cut", Person::Ada)?;
+    state.resident.appliance.read("systemctl stop dovecot")?;
+    let reply = smtp.mail(&ada, &[&bob], &letter)?;
+    drop(smtp);
+    if reply.code != 250 {
+        return fail(format!("not accepted: {reply}"));
+    }
+    state.resident.appliance.hard_reset()?;
+    let script = format!(
+        "for n in $(seq 90); do grep -rls 'Subject: {token}' /var/vmail/bob/Maildir && break; sleep 1; done; postqueue -p"
+    );
+    let found = state.resident.appliance.read(&script)?;
+    if found.starts_with("/var/vmail/bob/Maildir/new/") { PASS } else { fail(found) }
+}
+
+fn mail_survives_reboot(state: &mut State) -> Verdict {
+    let script = "find /var/vmail -type f -path '*Maildir*' \\( -path '*/cur/*' -o -path '*/new/*' \\) | wc -l; \
+                  cat /var/lib/tor/mx/hostname";
+    let before = state.resident.appliance.read(script)?;
+    state.resident.appliance.reboot()?;
+    let after = state.resident.appliance.read(script)?;
+    if before != after {
+        return fail(format!("before: {before}after: {after}"));
+    }
+    PASS
+}
+
+/// Without Tor no other way opens: mail waits, and the card is silent but for DHCP.
+fn tor_stopped(state: &mut State) -> Verdict {
+    let (ada, to) = (state.at("ada")?, format!("later@{}", super::PEER));
+    let mut findings = Vec::new();
+    let script = format!(
+        "systemctl stop tor@default.service\n\
+         printf 'From: <{ada}>\\nTo: <{to}>\\nSubject: later\\n\\nx\\n' | sendmail -f {ada} {to}\n\
+         for n in $(seq 90); do postqueue -j | grep -q delay_reason && break; sleep 1; done; postqueue -j; \
+         postsuper -d ALL 2>/dev/null"
+    );
+    let queue = state.resident.appliance.read(&script)?;
+    if !queue.contains("deferred") {
+        findings.push(format!("the message is not deferred: {queue}"));
+    }
+    let users: Vec<String> = USERS
+        .iter()
+        .filter(|user| **user != "debian-tor")
+        .map(|user| format!("{user} udp {} 53", qemu::GATEWAY))
+        .collect();
+    findings.extend(open(state, &users)?.iter().map(|one| format!("{one} gets out")));
+    let verdict = capture(state)?;
+    findings.extend(verdict.err());
+    none_of(&findings)
+}
