@@ -23,12 +23,12 @@ const BOOT: u64 = 600;
 
 /// When systemd began to start the unit and when it was up, in microseconds since the kernel started, and what the
 /// agent did in between.
-const ASK: &str = "systemctl is-system-running --wait >/dev/null
+const ASK: &str = r#"systemctl is-system-running --wait >/dev/null
 systemctl show -P InactiveExitTimestampMonotonic cipolla-boot.service
 systemctl show -P ActiveEnterTimestampMonotonic cipolla-boot.service
 journalctl -b -u cipolla-boot.service -o cat --no-pager | grep -c ': done$'
 journalctl -b -u cipolla-boot.service -o json --no-pager | grep 'mark the identity as complete: done' |
-    sed 's/.*\"__MONOTONIC_TIMESTAMP\":\"\([0-9]*\)\".*/\1/'";
+    sed 's/.*"__MONOTONIC_TIMESTAMP":"\([0-9]*\)".*/\1/'"#;
 
 /// The agent's part of a first start.
 #[derive(Debug, Serialize)]
@@ -100,7 +100,8 @@ fn read(answer: &str, machine: String) -> Result<FirstStart> {
     let mut lines = answer.lines();
     let mut number = || lines.next().context("a line is missing")?.parse::<u32>().context("a number");
     let (start, up, actions, complete) = (number()?, number()?, number()?, number()?);
-    let since = |moment: u32| moment.checked_sub(start).filter(|_| start > 0).map(|took| f64::from(took) / 1e6);
+    let since =
+        |moment: u32| moment.checked_sub(start).filter(|_| start > 0).map(|took| f64::from(took) / 1e6);
     let until_up = since(up).context("the unit did not come up")?;
     let seconds = since(complete).context("the identity was not completed")?;
     Ok(FirstStart { machine, seconds, limit: LIMIT, until_up, actions, costs: None })

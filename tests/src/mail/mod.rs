@@ -238,7 +238,9 @@ impl State {
         let mut lines: Vec<String> = headers.iter().map(|line| (*line).to_owned()).collect();
         lines.extend(lacks("date:").then(|| format!("Date: {}", self.date)));
         lines.extend(lacks("message-id:").then(|| format!("Message-ID: <{}@{PEER}>", self.count)));
-        lines.extend(lacks("to:").then(|| "To: undisclosed-recipients:;".to_owned()));
+        let ada = self.at("ada").unwrap_or_default();
+        lines.extend(lacks("to:").then(|| format!("To: <{ada}>")));
+        lines.extend(lacks("mime-version:").then(|| "MIME-Version: 1.0".to_owned()));
         format!("{}\r\n\r\n{body}\r\n", lines.join("\r\n")).into_bytes()
     }
 
