@@ -1,6 +1,6 @@
 //! The machine as an auditor with root's rights sees it, from inside.
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use data_encoding::BASE64;
 use qemu::Deadline;
 
@@ -35,15 +35,34 @@ fn lynis(state: &mut State) -> Verdict {
         rest = after;
     }
     let script = "cd /run/audit && base64 -d tree.b64 | tar xz && \
-        sh ./lynis audit system --quick --no-colors --quiet --logfile /run/audit/log --report-file /run/audit/report \
+        timeout 1140 sh ./lynis audit system --quick --no-colors --quiet --logfile /run/audit/log --report-file /run/audit/report \
         >/run/audit/said 2>&1; cat /run/audit/report";
     let ran = appliance.machine.run(script, Deadline::seconds(AUDIT))?;
     let report = ran.stdout;
     fs_err::write(state.folder.join("lynis-report.txt"), &report)?;
-    state.resident.appliance.read("rm -r /run/audit")?;
-    let index = report.lines().find_map(|line| line.strip_prefix("hardening_index="));
-    let Some(index) = index else { bail!("lynis came to no index: {report}{}", ran.stderr) };
-    let index: u32 = index.trim().parse().with_context(|| format!("reading lynis's index {index:?}"))?;
+    // With the time of each test.
+    let log = state.resident.appliance.read("cat /run/audit/log; rm -r /run/audit")?;
+    fs_err::write(state.folder.join("lynis.log"), &log)?;
+    let index = index(&report).with_context(|| ran.stderr)?;
     state.note(&format!("lynis hardening index: {index}"))?;
     if index >= FLOOR { PASS } else { fail(format!("the index is {index}, below {FLOOR}")) }
+}
+
+/// The index in a report, whose lines are `name=value`.
+fn index(report: &str) -> anyhow::Result<u32> {
+    let index = report.lines().find_map(|line| line.strip_prefix("hardening_index="));
+    let index = index.with_context(|| format!("lynis came to no index: {report}"))?;
+    index.trim().parse().with_context(|| format!("reading lynis's index {index:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_is_a_line_of_the_report() {
+        assert_eq!(index("os=Linux\nhardening_index=71\nfinish=true\n").unwrap(), 71);
+        assert!(index("os=Linux\n").unwrap_err().to_string().contains("no index"));
+        assert!(index("hardening_index=\n").is_err());
+    }
 }

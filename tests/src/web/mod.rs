@@ -128,9 +128,9 @@ impl Scenario for Web {
             phase(up),
             phase(webmail::checks()),
             without_browser,
-            phase(hardening::checks()),
             phase(admin::checks()),
             phase(tls::scans()),
+            phase(hardening::checks()),
             phase(webonly::checks()),
         ]
     }
