@@ -35,13 +35,14 @@ impl Control {
             let (last, code, text) = self.reply(&what, deadline)?;
             match code.as_str() {
                 "650" => self.events.push_back(text),
-                "250" => answer.push(text),
+                // Done; 251 and 252 say that it was done before, or more than was asked for.
+                "250" | "251" | "252" => answer.push(text),
                 _ => {
                     let answer = format!("{code} {text}");
                     return Err(Error::Refused { peer: PEER, command: name.to_owned(), answer });
                 }
             }
-            if last && code == "250" {
+            if last && code.starts_with("25") {
                 return Ok(answer);
             }
         }
@@ -127,6 +128,13 @@ mod tests {
             tor.wait_event("progress", soon(), |event| event.split_once("PROGRESS=").map(|p| p.1.to_owned()));
         assert_eq!(progress.unwrap(), "5");
         assert_eq!(tor.wait_event("the end", soon(), |event| Some(event.to_owned())).unwrap(), "BYE");
+    }
+
+    #[test]
+    fn done_has_several_codes() {
+        let mut tor = tor(&["250 OK\r\n", "252 Registered client and decrypted desc\r\n"]).unwrap();
+        let answer = tor.ask("ONION_CLIENT_AUTH_ADD aa x25519:secret", Deadline::seconds(5)).unwrap();
+        assert_eq!(answer, ["Registered client and decrypted desc"]);
     }
 
     #[test]
