@@ -6,7 +6,7 @@
 mod support;
 
 use agent::boot;
-use agent::commands::{access, credentials, settings, user};
+use agent::commands::{access, credentials, settings, user, webmail};
 use agent::fs::{Access, Fs as _};
 use agent::onions::Onion;
 use agent::paths;
@@ -90,6 +90,42 @@ fn acknowledged_credentials_are_gone() {
     assert!(!fs.files().values().any(holds));
     // And the next start makes no new ones.
     assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0);
+}
+
+#[test]
+fn the_password_in_front_of_the_webmail_is_replaced() {
+    let fs = started();
+    let programs = FakePrograms { fs: &fs };
+    let machine = machine(&fs, &programs);
+    let first = text(&fs, "/var/lib/cipolla/private/credentials/web");
+    let opens =
+        |password: &str| identity::htpasswd::verify(text(&fs, paths::HTPASSWD).trim_end(), password).unwrap();
+    let holds = |secret: &str| {
+        let found = |content: &Vec<u8>| content.windows(secret.len()).any(|w| w == secret.as_bytes());
+        fs.files().values().any(found)
+    };
+    assert!(opens(&first) && holds(&first));
+    let encrypted = || fs.read(Utf8Path::new(paths::BOOT_CREDENTIALS)).unwrap().unwrap();
+    let before = encrypted();
+    let door = webmail::passwd(&machine, None, &mut |_| {}).unwrap();
+    let made = door.password.clone().unwrap();
+    assert!(door.text().contains(made.as_str()) && door.user == "ada");
+    assert!(opens(&made) && !opens(&first));
+    // The old one waits nowhere any more, the others still do.
+    assert!(!holds(&first) && !holds(&made));
+    assert!(encrypted() != before);
+    let shown = credentials::show(&machine).unwrap();
+    assert!(shown.contains("Mailbox (") && !shown.contains("In front of"), "{}", *shown);
+    assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0, "the next start makes no other one");
+    // A chosen one.
+    let weak = webmail::passwd(&machine, Some(Zeroizing::new("password".into())), &mut |_| {});
+    assert!(weak.is_err_and(|error| error.to_string().contains("12 characters")) && opens(&made));
+    let own = "seven tall giraffes hum quietly";
+    let door = webmail::passwd(&machine, Some(Zeroizing::new(own.into())), &mut |_| {}).unwrap();
+    assert!(door.password.is_none() && !door.text().contains(own));
+    assert!(opens(own) && !opens(&made));
+    let access = fs.entry(Utf8Path::new(paths::HTPASSWD)).unwrap().unwrap();
+    assert_eq!((access.mode, access.owner.unwrap().gid), (0o640, 33));
 }
 
 #[test]

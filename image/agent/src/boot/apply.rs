@@ -224,12 +224,20 @@ fn mailbox(machine: &Machine<'_>, loaded: &Loaded) -> Result<()> {
 }
 
 fn web_password(machine: &Machine<'_>, loaded: &Loaded, accounts: &Accounts) -> Result<()> {
-    let fs = machine.fs;
-    let password = Credential::Web.require(fs)?;
-    let line = htpasswd::line(&loaded.settings.owner.mailbox, &password, &mut **machine.rng.borrow_mut())?;
+    let password = Credential::Web.require(machine.fs)?;
+    put_htpasswd(machine, accounts, &loaded.settings.owner.mailbox, &password)
+}
+
+/// Sets the password in front of the webmail. nginx opens the file for each request (`auth_basic_user_file`), so the
+/// next one meets it and nobody has to be told.
+///
+/// # Errors
+/// When bcrypt does not take the password, or from the file system.
+pub fn put_htpasswd(machine: &Machine<'_>, accounts: &Accounts, user: &str, password: &str) -> Result<()> {
+    let line = htpasswd::line(user, password, &mut **machine.rng.borrow_mut())?;
     let line = format!("{}\n", line.trim_end());
     let access = accounts.of_group("www-data", 0o640)?;
-    atomic::put(fs, Utf8Path::new(paths::HTPASSWD), line.as_bytes(), access, Replace::Never)
+    atomic::put(machine.fs, Utf8Path::new(paths::HTPASSWD), line.as_bytes(), access, Replace::Allowed)
 }
 
 /// 24 characters, as Roundcube's default cipher wants them (AES-256 takes them too).

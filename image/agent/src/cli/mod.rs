@@ -55,6 +55,9 @@ enum Command {
     /// Add, change, list and remove mailboxes.
     #[command(subcommand)]
     User(User),
+    /// Look after the way into the webmail.
+    #[command(subcommand)]
+    Webmail(Webmail),
     #[command(flatten)]
     Mail(mail::Mail),
     /// Look at the owner's settings, try new ones, put them into effect.
@@ -181,6 +184,21 @@ enum User {
     Remove {
         /// The part of the address before the @.
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Webmail {
+    /// Set a new password in front of the webmail. One is made and printed once, unless one is given on standard input.
+    ///
+    /// Everybody with a mailbox needs it besides the password of the mailbox. The user name is the owner's mailbox.
+    #[command(after_help = "Examples:\n  \
+        cipolla webmail passwd\n  \
+        cipolla webmail passwd --stdin < password-file")]
+    Passwd {
+        /// Read the password from standard input, one line.
+        #[arg(long)]
+        stdin: bool,
     },
 }
 

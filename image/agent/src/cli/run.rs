@@ -9,9 +9,9 @@ use camino::Utf8Path;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Access, Cli, Command, Settings, User, mail, serve, upkeep};
+use super::{Access, Cli, Command, Settings, User, Webmail, mail, serve, upkeep};
 use crate::boot_partition::{MountedBootPartition, NoBootPartition};
-use crate::commands::{access, credentials, settings, status, user};
+use crate::commands::{access, credentials, settings, status, user, webmail};
 use crate::fs::RealFs;
 use crate::machine::{self, BootPartition, Machine};
 use crate::programs::{NoPrograms, Programs, RealPrograms};
@@ -34,7 +34,7 @@ pub(super) fn run(cli: &Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         // What was handed over there is taken back.
-        Command::Ack => {
+        Command::Ack | Command::Webmail(_) => {
             let partition = MountedBootPartition::find(&cli.root);
             with_machine(cli, &partition, |machine| owner(cli, &cli.command, machine))
         }
@@ -121,6 +121,11 @@ fn owner(cli: &Cli, command: &Command, machine: &Machine<'_>) -> Result<ExitCode
         Command::Access(command) => access(cli, command, machine)?,
         Command::Mail(command) => mail::run(cli, command, machine)?,
         Command::User(command) => user(cli, command, machine)?,
+        Command::Webmail(Webmail::Passwd { stdin }) => {
+            need_root("setting the password in front of the webmail")?;
+            let door = webmail::passwd(machine, password(*stdin)?, &mut |line| eprintln!("{line}"))?;
+            print(cli, &door, &door.text())?;
+        }
         Command::Settings(command) => return settings(cli, command, machine),
         Command::Boot { .. } | Command::Initrd { .. } | Command::Serve(_) => {
             bail!("this is not a command for owners")

@@ -25,7 +25,7 @@ pub fn show(machine: &Machine<'_>) -> Result<Zeroizing<String>> {
     if !waiting {
         bail!(
             "the passwords of the first start were acknowledged and are not kept; \
-             `cipolla user passwd NAME` and `cipolla access add NAME` make new ones"
+             `cipolla user passwd NAME`, `cipolla webmail passwd` and `cipolla access add NAME` make new ones"
         );
     }
     let settings = load::load(machine.fs, None)?.settings;
@@ -100,9 +100,6 @@ pub fn acknowledge(machine: &Machine<'_>) -> Result<bool> {
     handover::withdraw(machine)?;
     let settings = load::load(machine.fs, None)?.settings;
     handover::console(machine.fs, &settings)?;
-    if machine.programs.has("agetty") {
-        // Every getty shows its text anew.
-        machine.programs.run(&["agetty", "--reload"])?;
-    }
+    handover::refresh_console(machine)?;
     Ok(forgotten)
 }

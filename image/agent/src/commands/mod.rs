@@ -16,3 +16,17 @@ pub mod status;
 pub mod user;
 pub mod verify;
 pub mod watch;
+pub mod webmail;
+
+use zeroize::Zeroizing;
+
+/// Serializes a new password for the one who asked for it.
+fn in_clear<S: serde::Serializer>(
+    secret: &Option<Zeroizing<String>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => serializer.serialize_some(secret.as_str()),
+        None => serializer.serialize_none(),
+    }
+}

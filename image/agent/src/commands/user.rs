@@ -20,20 +20,10 @@ pub struct Account {
     /// Its address.
     pub address: String,
     /// The password, if it was made here. It is shown once.
-    #[serde(serialize_with = "in_clear")]
+    #[serde(serialize_with = "super::in_clear")]
     pub password: Option<Zeroizing<String>>,
     /// What went wrong with telling Dovecot.
     pub problems: Vec<String>,
-}
-
-fn in_clear<S: serde::Serializer>(
-    secret: &Option<Zeroizing<String>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match secret {
-        Some(secret) => serializer.serialize_some(secret.as_str()),
-        None => serializer.serialize_none(),
-    }
 }
 
 impl Account {

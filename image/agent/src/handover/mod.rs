@@ -180,6 +180,17 @@ pub fn console(fs: &dyn Fs, settings: &Settings) -> Result<()> {
     put_console(fs, &text)
 }
 
+/// Lets every getty show its text anew.
+///
+/// # Errors
+/// When agetty(8) cannot be started.
+pub fn refresh_console(machine: &Machine<'_>) -> Result<()> {
+    if machine.programs.has("agetty") {
+        machine.programs.run(&["agetty", "--reload"])?;
+    }
+    Ok(())
+}
+
 /// Lets getty explain why this start failed: what the agent itself says reaches one console only, and that may be
 /// a serial port that nobody looks at.
 ///
