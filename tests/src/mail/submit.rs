@@ -86,7 +86,7 @@ fn submission_needs_a_login(state: &mut State) -> Verdict {
 
 /// The answer to one recipient of a logged-in user.
 fn recipient(state: &State, to: &str) -> anyhow::Result<Reply> {
-    let mut smtp = state.submission("ada writes", Person::Ada)?;
+    let mut smtp = state.submission(&format!("ada writes to {to}"), Person::Ada)?;
     smtp.demand(&format!("MAIL FROM:<{}>", state.at("ada")?))?;
     let reply = tried(to, smtp.command(&format!("RCPT TO:<{to}>")))?;
     smtp.command("QUIT")?;
@@ -119,7 +119,7 @@ fn spoofed_envelope_denied(state: &mut State) -> Verdict {
     let ada = state.at("ada")?;
     let mut findings = Vec::new();
     for sender in [state.at("bob")?, format!("x@{PEER}"), "x@example.com".to_owned()] {
-        let mut smtp = state.submission("ada writes", Person::Ada)?;
+        let mut smtp = state.submission(&format!("ada as {sender}"), Person::Ada)?;
         let first = smtp.command(&format!("MAIL FROM:<{sender}>"))?;
         let reply = if first.agreed() { smtp.command(&format!("RCPT TO:<{ada}>"))? } else { first };
         unless(&mut findings, &sender, &reply, 553, "not owned by user");
