@@ -161,7 +161,8 @@ impl TorClient {
         self.ask(&format!("ONION_CLIENT_AUTH_REMOVE {service}"), deadline)
     }
 
-    /// Forgets all circuits and what was learnt about onion services, as a new user would know nothing.
+    /// Forgets all circuits, what was learnt about onion services and the keys of [`TorClient::authorize`], as a new user
+    /// would know nothing.
     ///
     /// # Errors
     /// When Tor refuses.

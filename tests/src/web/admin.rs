@@ -164,11 +164,14 @@ fn broken_auth_file(state: &mut State) -> Verdict {
     state.resident.appliance.read(&mending)?;
     let findings = found?;
     let (onion, key, soon) = (state.site()?.admin.clone(), handed_over(state)?, Deadline::seconds(60));
-    state.world.client()?.authorize(&onion, &key, soon)?;
-    // All that Tor knew of the service is out of date.
+    // All that Tor knew of the service is out of date. It forgets the keys, too.
     state.world.client()?.new_identity(soon)?;
+    state.world.client()?.authorize(&onion, &key, soon)?;
     let back = banner(state, "ada again", Deadline::seconds(ONION))?;
-    ensure!(back.is_ok(), "with the file mended, the service does not come back: {back:?}");
+    ensure!(
+        back.is_ok(),
+        "with the file mended, the service does not come back: {back:?}; before: {findings:?}"
+    );
     let site = state.site()?;
     site.door.connect_when_up("ada again", &site.client, 80, Deadline::seconds(ONION))?;
     if findings.is_empty() { PASS } else { fail(findings.join("\n")) }
