@@ -8,6 +8,7 @@ mod delivery;
 mod inside;
 mod receive;
 mod restarts;
+mod rules;
 mod sandbox;
 mod submit;
 mod upkeep;
@@ -114,6 +115,7 @@ impl Scenario for Mail {
             phase(sandbox::checks()),
             phase(receive::checks()),
             phase(submit::checks()),
+            phase(rules::checks()),
             phase(delivery::checks()),
             phase(web::checks()),
             phase(upkeep::checks()),
