@@ -5,14 +5,12 @@
 //! | [`webmail`] | a real browser over Tor: logging in, reading, sending, settings; screenshots are kept |
 //! | [`tls`] | protocols, names and known faults of every port with TLS |
 //! | [`admin`] | who sees the admin service, and what it is like |
-//! | [`hardening`] | the machine as an auditor inside sees it |
 //! | [`webonly`] | the setting that leaves the webmail as the only way to the mail |
 //!
 //! Never: a look into the webmail's own code or database. What is not on the page or in the mailbox is not there.
 
 mod admin;
 mod forward;
-mod hardening;
 mod tls;
 mod webmail;
 mod webonly;
@@ -130,7 +128,6 @@ impl Scenario for Web {
             without_browser,
             phase(admin::checks()),
             phase(tls::scans()),
-            phase(hardening::checks()),
             phase(webonly::checks()),
         ]
     }
@@ -248,12 +245,5 @@ impl State {
     /// Runs a tool of the lab's tree in the lab's network.
     fn tool(&self, argv: &[&str], seconds: u64) -> anyhow::Result<crate::vantage::Output> {
         self.scanners.output(&words(argv), Deadline::seconds(seconds))
-    }
-
-    /// Keeps a figure beside the logs.
-    fn note(&self, line: &str) -> anyhow::Result<()> {
-        let file = self.folder.join("figures.txt");
-        let known = fs_err::read_to_string(&file).unwrap_or_default();
-        Ok(fs_err::write(file, format!("{known}{line}\n"))?)
     }
 }
