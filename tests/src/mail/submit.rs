@@ -139,10 +139,13 @@ fn spoofed_from_header_denied(state: &mut State) -> Verdict {
         format!("From: <{bob}> <{ada}>"),
         format!("From: g: {ada};"),
         format!("From: {ada}\r\nSender: {bob}"),
+    ];
+    // Without a From: Postfix writes the envelope's, which is bound to the login.
+    let accepted = [
+        format!("From: \"Ada, Countess\" <{ada}>"),
+        format!("From: {}", ada.to_ascii_uppercase()),
         "Subject: nobody".to_owned(),
     ];
-    let accepted =
-        [format!("From: \"Ada, Countess\" <{ada}>"), format!("From: {}", ada.to_ascii_uppercase())];
     let mut findings = Vec::new();
     let mut smtp = state.submission("ada writes", Person::Ada)?;
     let mut try_one = |header: &str, wanted: bool| -> anyhow::Result<()> {
