@@ -57,10 +57,9 @@ fn blocked_sender(state: &mut State) -> Verdict {
 fn another_way(state: &mut State) -> Verdict {
     let (ada, to) = (state.at("ada")?, format!("elsewhere@{PEER}"));
     let table = "/var/lib/cipolla/mail/transport";
-    state
-        .resident
-        .appliance
-        .read(&format!("echo '{PEER} error:5.1.2 by another way' >>{table} && postmap lmdb:{table}"))?;
+    state.resident.appliance.read(&format!(
+        "echo '{PEER} error:5.1.2 by another way' >>{table} && postmap lmdb:{table} && postfix reload 2>&1"
+    ))?;
     let letter = state.letter(&[&format!("From: <{ada}>"), "Subject: elsewhere"], "x");
     let reply = state.submission("ada elsewhere", Person::Ada)?.mail(&ada, &[&to], &letter)?;
     let script = format!(
