@@ -87,8 +87,8 @@ fn throughput(state: &mut State) -> Verdict {
         }
     }
     let script = format!(
-        "for n in $(seq 240); do [ $(grep -rls 'Subject: {token}' /var/vmail/bob/Maildir | wc -l) = {MANY} ] && break; \
-         sleep 0.5; done; grep -rls 'Subject: {token}' /var/vmail/bob/Maildir | wc -l"
+        "for n in $(seq 240); do [ $(grep -rls 'Subject: {token}' /var/vmail/bob/Maildir/new /var/vmail/bob/Maildir/cur | wc -l) = {MANY} ] && break; \
+         sleep 0.5; done; grep -rls 'Subject: {token}' /var/vmail/bob/Maildir/new /var/vmail/bob/Maildir/cur | wc -l"
     );
     let count = state.resident.appliance.read(&script)?;
     let took = started.elapsed().as_secs_f64();

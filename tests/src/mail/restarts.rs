@@ -26,7 +26,7 @@ fn queue_survives_power_cut(state: &mut State) -> Verdict {
     }
     state.resident.appliance.hard_reset()?;
     let script = format!(
-        "for n in $(seq 90); do grep -rls 'Subject: {token}' /var/vmail/bob/Maildir && break; sleep 1; done; postqueue -p"
+        "for n in $(seq 90); do grep -rls 'Subject: {token}' /var/vmail/bob/Maildir/new && break; sleep 1; done; postqueue -p"
     );
     let found = state.resident.appliance.read(&script)?;
     if found.starts_with("/var/vmail/bob/Maildir/new/") { PASS } else { fail(found) }
