@@ -144,7 +144,8 @@ impl Resident {
     }
 }
 
-/// An owner's settings for the lab, with a limit of 4 MiB for messages so that reaching it takes little time. Text in JSON's quotes is text in TOML's.
+/// An owner's settings for the lab, with a limit of 4 MiB for messages so that reaching it takes little time. Text in
+/// JSON's quotes is text in TOML's.
 fn settings(owner: &Owner<'_>, authorities: &[String]) -> anyhow::Result<String> {
     Ok(format!(
         "[owner]\nmailbox = {}\nssh_keys = {}\n[mail]\nmessage_size_mib = 4\n[tor.test_network]\n\

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{PEER, Person, State};
-use crate::Context;
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
-pub(super) fn checks(_: &Context) -> Vec<Check<State>> {
+pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("two_circuits_two_limits", &["R19", "R29"], two_circuits_two_limits),
         check("half_open_connections_do_not_block", &["R29"], half_open),

@@ -99,7 +99,7 @@ impl Scenario for Mail {
         Ok(State { ctx: ctx.clone(), resident, world, site: None, date: String::new(), count: 0 })
     }
 
-    fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
+    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
         let up = vec![
             gate("boots_with_settings", &[], |state: &mut State| {
                 state.resident.appliance.wait_boot()?;
@@ -119,7 +119,7 @@ impl Scenario for Mail {
             phase(delivery::checks()),
             phase(web::checks()),
             phase(upkeep::checks()),
-            phase(circuits::checks(ctx)),
+            phase(circuits::checks()),
             phase(restarts::checks()),
         ]
     }

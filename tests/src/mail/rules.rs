@@ -1,4 +1,4 @@
-//! The owner's rules: aliases, lists, refused senders; and what the queue promises.
+//! The owner's rules: aliases, lists, refused senders, another way for a domain; and what the queue promises.
 
 use super::{PEER, Person, State, unless};
 use crate::check::{Check, Verdict, check, none_of};
@@ -7,6 +7,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("alias_and_list_deliver", &["R32"], alias_and_list),
         check("blocked_sender_refused", &["R34"], blocked_sender),
+        check("domain_by_another_way", &["R37"], another_way),
         check("queue_times_and_double_bounces", &["R30"], queue_times),
         check("sasl_socket_is_postfixs_alone", &["R40"], sasl_socket),
         check("drops_are_counted_and_logged_within_limits", &["R8"], drops),
@@ -49,6 +50,33 @@ fn blocked_sender(state: &mut State) -> Verdict {
     unless(&mut findings, "another of the same onion", &send(state, &other, &ada, &token)?, 250, "");
     state.resident.appliance.read(&format!("cipolla block remove {pest}"))?;
     unless(&mut findings, "no longer blocked", &send(state, &pest, &ada, &token)?, 250, "");
+    none_of(&findings)
+}
+
+/// A line of the transport table decides, before the rule for all onions does.
+fn another_way(state: &mut State) -> Verdict {
+    let (ada, to) = (state.at("ada")?, format!("elsewhere@{PEER}"));
+    let table = "/var/lib/cipolla/mail/transport";
+    state.resident.appliance.read(&format!(
+        "echo '{PEER} error:5.1.2 by another way' >>{table} && postmap lmdb:{table} && postfix reload 2>&1"
+    ))?;
+    let letter = state.letter(&[&format!("From: <{ada}>"), "Subject: elsewhere"], "x");
+    let reply = state.submission("ada elsewhere", Person::Ada)?.mail(&ada, &[&to], &letter)?;
+    let script = format!(
+        "for n in $(seq 40); do journalctl -b -o cat --no-pager | grep -F 'to=<{to}>' | grep -q 'by another way' \
+         && echo found && break; sleep 0.5; done; : >{table}; postmap lmdb:{table}"
+    );
+    let mut findings = Vec::new();
+    // Postfix may refuse at once, or after accepting.
+    if reply.agreed() {
+        let found = state.resident.appliance.read(&script)?;
+        if !found.contains("found") {
+            findings.push("the table was not asked".to_owned());
+        }
+    } else {
+        unless(&mut findings, "submission", &reply, 550, "by another way");
+        state.resident.appliance.read(&format!(": >{table}; postmap lmdb:{table}"))?;
+    }
     none_of(&findings)
 }
 

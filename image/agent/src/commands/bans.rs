@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::machine::Machine;
+use crate::serve::circuit::Circuit;
 
 /// The set of held addresses, as nft(8) names it.
 const SET: [&str; 4] = ["set", "inet", "cipolla", "banned"];
@@ -57,13 +58,11 @@ pub struct Bans {
     pub dropped: Vec<Dropped>,
 }
 
-/// The number of the circuit that an address stands for, if it does. Tor writes it as the last 32 bits
-/// (tor(1), `HiddenServiceExportCircuitID`).
+/// The number of the circuit that an address stands for, if it does.
 #[must_use]
 pub fn circuit(address: IpAddr) -> Option<u32> {
-    const PREFIX: u128 = 0xfc00_dead_beef_4dad_0000_0000_0000_0000;
     let IpAddr::V6(address) = address else { return None };
-    u32::try_from(address.to_bits() ^ PREFIX).ok()
+    Circuit::of(address).map(Circuit::number)
 }
 
 /// The jails in the answer to `fail2ban-client status`.

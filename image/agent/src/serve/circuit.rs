@@ -28,17 +28,27 @@ pub struct Circuit(NonZeroU32);
 #[error("a circuit's address lies in fc00:dead:beef:4dad::/96 and its number is not 0")]
 pub struct CircuitError;
 
+impl Circuit {
+    /// The circuit that an address stands for, if it does.
+    #[must_use]
+    pub fn of(address: Ipv6Addr) -> Option<Self> {
+        let [prefix @ .., high, low] = address.segments();
+        let number = NonZeroU32::new(u32::from(high) << 16 | u32::from(low))?;
+        (prefix == PREFIX).then_some(Self(number))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
 impl FromStr for Circuit {
     type Err = CircuitError;
 
     fn from_str(text: &str) -> Result<Self, CircuitError> {
-        let address: Ipv6Addr = text.parse().map_err(|_| CircuitError)?;
-        let [.., high, low] = address.segments();
-        if address.segments()[..6] != PREFIX {
-            return Err(CircuitError);
-        }
-        let number = u32::from(high) << 16 | u32::from(low);
-        NonZeroU32::new(number).map(Self).ok_or(CircuitError)
+        text.parse().ok().and_then(Self::of).ok_or(CircuitError)
     }
 }
 
