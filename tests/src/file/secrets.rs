@@ -33,6 +33,7 @@ const SECRETS: &[Secret] = &[
     kind("a bcrypt password hash", "$2y$", bcrypt),
     kind("a bcrypt password hash", "$2b$", bcrypt),
     kind("an Argon2 password hash", "$argon2id$v=", argon2),
+    kind("Roundcube's key", "$config['des_key'] = '", roundcube_key),
 ];
 
 /// Secrets that are none: they stand in a Debian package, the same for all the world. What comes after the needle,
@@ -46,6 +47,7 @@ const PUBLISHED: &[(&str, &str)] = &[
         "\nMIIEowIBAAKCAQEA3mNxJKdYUP88HHAPP8FWSDYKofxg2ECJsBQPcIEvhuDsOpU",
         "the key of Dovecot's own test suite, in libdovecot",
     ),
+    ("rcmail-!24ByteDESkey*Str'", "the example in Roundcube's defaults, which says what it is"),
 ];
 
 /// Bytes after a needle that its judge may want to see.
@@ -105,6 +107,12 @@ fn bcrypt(rest: &[u8]) -> bool {
 fn argon2(rest: &[u8]) -> bool {
     let fields: Vec<_> = rest.splitn(5, |byte| *byte == b'$').collect();
     matches!(fields[..], [_, _, salt, hash, ..] if run(salt, base64) >= 11 && run(hash, base64) >= 16)
+}
+
+/// Whether a string of some length follows, and not a placeholder of a template.
+fn roundcube_key(rest: &[u8]) -> bool {
+    let length = rest.iter().take_while(|byte| **byte != b'\'').count();
+    length >= 16 && rest.get(length) == Some(&b'\'') && !rest.starts_with(b"{{")
 }
 
 pub(super) fn no_secret_in_any_byte(image: &mut Opened) -> Verdict {
@@ -331,6 +339,9 @@ mod tests {
         assert_eq!(found(hash.as_bytes()), ["a bcrypt password hash"]);
         let hash = b"{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaA";
         assert_eq!(found(hash), ["an Argon2 password hash"]);
+        assert_eq!(found(b"$config['des_key'] = '4z5nQ0nJlMzjLze2kH+/KoBc';"), ["Roundcube's key"]);
+        assert!(found(b"$config['des_key'] = '{{ secret(\"roundcube-des\") }}';").is_empty());
+        assert!(found(b"$config['des_key'] = 'rcmail-!24ByteDESkey*Str';").is_empty());
         assert!(found(b"$argon2id$v=%d$m=%u,t=%u $2y$ $6$ $y$j9T$").is_empty());
     }
 

@@ -22,6 +22,8 @@ use super::layout::{Layout, Partition, Role};
 use super::mbr::Mbr;
 
 const BUFFER: usize = 1 << 20;
+/// What [`content_bytes`] counts in. A buffer holds whole blocks.
+const BLOCK: usize = 4096;
 
 /// The contents of a disk: files with the file systems, which may be shorter than their partitions.
 #[derive(Clone, Copy, Debug)]
@@ -159,6 +161,33 @@ fn copy_sparse(from: &File, len: u64, to: &File, offset: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Bytes of a file in blocks of [`BLOCK`] that are not all zero. What a file system allocates for a file depends on
+/// that file system; this depends on the content alone.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn content_bytes(file: &File) -> Result<u64> {
+    let len = file.metadata().context("measuring a part of the disk")?.len();
+    let mut buffer = vec![0; BUFFER];
+    let mut next = 0;
+    let mut used = 0;
+    for stretch in (Stretches { file, at: 0, len }) {
+        let (start, end) = stretch.context("looking for data in a part of the disk")?;
+        // Where holes begin and end is the file system's choice too.
+        let mut at = (start - start % BLOCK as u64).max(next);
+        while at < end {
+            let wanted = usize::try_from(len - at).unwrap_or(BUFFER).min(BUFFER);
+            let piece = &mut buffer[..wanted];
+            file.read_exact_at(piece, at).context("reading a part of the disk")?;
+            let blocks = piece.chunks(BLOCK).filter(|block| block.iter().any(|byte| *byte != 0));
+            used += (blocks.count() * BLOCK) as u64;
+            at += wanted as u64;
+        }
+        next = at.max(next);
+    }
+    Ok(used.min(len))
 }
 
 /// SHA-256 of a file, in lower-case hex. Holes are not read; their zeros still pass through the hash, since SHA-256

@@ -16,7 +16,7 @@ use crate::rootfs::write::Listed;
 use crate::solve::Solution;
 use crate::store::{Entry, Ingredients, replace_file};
 
-const CODE_VERSION: u32 = 1;
+const CODE_VERSION: u32 = 2;
 
 /// A finished image.
 #[derive(Clone, Debug, Serialize)]
@@ -259,14 +259,15 @@ fn bios_boot(layout: &Layout, made: &Made<'_>) -> Result<Option<bios::BiosBoot>>
 }
 
 fn sizes(plan: &Plan, made: &Made<'_>) -> Result<ContentSizes> {
-    let allocated = |entry: &Entry, name: &str| -> Result<u64> {
-        let meta = fs_err::metadata(entry.file(name))?;
-        Ok((std::os::unix::fs::MetadataExt::blocks(&meta) * 512).min(meta.len()))
+    let content = |entry: &Entry, name: &str| -> Result<u64> {
+        let path = entry.file(name);
+        assemble::content_bytes(fs_err::File::open(&path)?.file())
+            .with_context(|| format!("measuring {path}"))
     };
     let root = made.root.fact("size")?.parse().context("the noted size of the root")?;
     // The other slot's folder will need as much again.
-    let boot = allocated(made.boot, "boot.fat")? * 2;
-    Ok(ContentSizes { boot, root, data: allocated(made.data, "data.ext4")?.min(plan.disk().data().bytes()) })
+    let boot = content(made.boot, "boot.fat")? * 2;
+    Ok(ContentSizes { boot, root, data: content(made.data, "data.ext4")?.min(plan.disk().data().bytes()) })
 }
 
 fn part_table(layout: &Layout, content: &ContentSizes) -> Vec<PartSize> {

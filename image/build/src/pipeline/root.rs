@@ -14,7 +14,7 @@ use crate::rootfs::tree::{self, Kind, Node, Source, Tree};
 use crate::rootfs::write;
 use crate::store::{Entry, Ingredients, sha256, sha256_file};
 
-const CODE_VERSION: u32 = 3;
+const CODE_VERSION: u32 = 4;
 
 /// Folders that the running system mounts things on; see ARCHITECTURE.md, "State".
 const MOUNT_POINTS: [(&str, u32); 4] = [("data", 0o755), ("boot", 0o755), ("srv", 0o755), ("home", 0o755)];

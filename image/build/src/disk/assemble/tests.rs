@@ -112,3 +112,18 @@ fn a_missing_part_is_named() {
     let error = format!("{:#}", assemble(&layout, &parts, work.path()).unwrap_err());
     assert!(error.contains(gone.as_str()), "{error}");
 }
+
+#[test]
+fn content_does_not_depend_on_holes() {
+    let work = Work::new();
+    let len = (5 << 20) + 17;
+    let pieces: [(u64, &[u8]); 4] = [(0, b"a"), (4095, b"bc"), (3 << 20, &[0; 9000]), (len - 3, b"end")];
+    let sparse = work.part("sparse", len, &pieces);
+    let dense = work.path().join("dense");
+    std::fs::write(&dense, std::fs::read(&sparse).unwrap()).unwrap();
+    for path in [sparse, dense] {
+        assert_eq!(content_bytes(&File::open(&path).unwrap()).unwrap(), 3 * BLOCK as u64, "{path}");
+    }
+    let empty = work.part("empty", 1 << 20, &[]);
+    assert_eq!(content_bytes(&File::open(empty).unwrap()).unwrap(), 0);
+}
