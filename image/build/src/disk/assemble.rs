@@ -163,7 +163,7 @@ fn copy_sparse(from: &File, len: u64, to: &File, offset: u64) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a file in blocks of [`BLOCK`] that are not all zero. What a file system allocates for a file depends on
+/// Bytes of a file in blocks of 4 KiB that are not all zero. What a file system allocates for a file depends on
 /// that file system; this depends on the content alone.
 ///
 /// # Errors
