@@ -6,21 +6,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail};
-use clients::{Door, Imap, Smtp, Trust};
+use anyhow::Context as _;
+use clients::{Imap, Smtp};
 use data_encoding::BASE64_MIME;
 use qemu::{Deadline, Probe};
 use sha2::{Digest as _, Sha256};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::site::{Account, DIALOGUE, ONION, Site};
 use crate::world::{Resident, World};
 
 /// From submission to the other mailbox: a lookup, a circuit, a delivery, on two emulated machines.
 const DELIVERY: u64 = 300;
-
-/// One dialogue over Tor.
-const DIALOGUE: u64 = 120;
 
 /// Long enough to be folded, with characters of two, three and four bytes.
 const SUBJECT: &str = "Grüße aus der Küche: 玉ねぎのスープ, сельдь под шубой and a very long way to say that dinner \
@@ -41,16 +39,7 @@ pub(crate) struct State {
 struct Person {
     resident: Resident,
     name: &'static str,
-    known: Option<Known>,
-}
-
-/// What the hand-over tells the owner.
-#[derive(Clone)]
-struct Known {
-    address: String,
-    client_onion: String,
-    password: String,
-    trust: Trust,
+    site: Option<Site>,
 }
 
 impl Scenario for Exchange {
@@ -69,7 +58,7 @@ impl Scenario for Exchange {
         let mut people = Vec::new();
         for name in ["ada", "bob"] {
             let resident = world.appliance(ctx, probe, &format!("exchange/{name}"), name)?;
-            people.push(Person { resident, name, known: None });
+            people.push(Person { resident, name, site: None });
         }
         Ok(State { people, world })
     }
@@ -103,47 +92,24 @@ impl Scenario for Exchange {
 }
 
 impl Person {
-    /// Reads what the owner is told: addresses, password, and the authority to import.
-    fn learn(&mut self) -> anyhow::Result<Known> {
-        let resident = &mut self.resident;
-        let address = format!("{}@{}", self.name, resident.onion("mx")?);
-        let client_onion = resident.onion("client")?;
-        let password = resident.appliance.read("cat /var/lib/cipolla/private/credentials/mailbox")?;
-        let authority = resident.appliance.read("cat /var/lib/cipolla/tls/ca.crt")?;
-        let trust = Trust::in_authority(&authority)?;
-        Ok(Known { address, client_onion, password: password.trim().to_owned(), trust })
+    fn site(&self) -> anyhow::Result<&Site> {
+        self.site.as_ref().with_context(|| format!("nothing is known about {}", self.name))
     }
 
-    fn known(&self) -> anyhow::Result<&Known> {
-        self.known.as_ref().with_context(|| format!("nothing is known about {}", self.name))
-    }
-}
-
-impl Known {
-    /// A logged-in session of the owner's mail program for sending.
-    fn submission(&self, door: &Door, deadline: Deadline) -> anyhow::Result<Smtp> {
-        let channel = door.connect_when_up(&self.address, &self.client_onion, 465, deadline)?;
-        let (mut smtp, greeting) = Smtp::greeted(self.trust.secure(channel, &self.client_onion)?)?;
-        if greeting.code != 220 {
-            bail!("submission greets with {greeting}");
-        }
-        smtp.demand("EHLO client.invalid")?;
-        let login = smtp.auth_plain(&self.address, &self.password)?;
-        if login.code != 235 {
-            bail!("submission does not take the password: {login}");
-        }
-        Ok(smtp)
+    fn account(&self) -> anyhow::Result<Account<'_>> {
+        Ok(Account { local: self.name, password: &self.site()?.password })
     }
 
-    /// A logged-in session of the owner's mail program for reading.
-    fn mailbox(&self, door: &Door, deadline: Deadline) -> anyhow::Result<Imap> {
-        let channel = door.connect_when_up(&self.address, &self.client_onion, 993, deadline)?;
-        let (mut imap, _) = Imap::greeted(self.trust.secure(channel, &self.client_onion)?)?;
-        let login = imap.login(&self.address, &self.password)?;
-        if !login.agreed() {
-            bail!("IMAP does not take the password: {} {}", login.status, login.text);
-        }
-        Ok(imap)
+    fn address(&self) -> anyhow::Result<String> {
+        Ok(self.site()?.at(self.name))
+    }
+
+    fn submission(&self) -> anyhow::Result<Smtp> {
+        self.site()?.submission(&format!("{} writes", self.name), self.account()?)
+    }
+
+    fn mailbox(&self) -> anyhow::Result<Imap> {
+        self.site()?.mailbox(&format!("{} reads", self.name), self.account()?)
     }
 }
 
@@ -169,12 +135,12 @@ fn identities_are_disjoint(state: &mut State) -> Verdict {
 }
 
 fn owners_log_in(state: &mut State) -> Verdict {
-    let door = state.world.door()?;
     for person in &mut state.people {
-        let known = person.learn()?;
-        known.submission(&door, Deadline::seconds(DELIVERY))?.demand("QUIT")?;
-        known.mailbox(&door, Deadline::seconds(DELIVERY))?.demand("LOGOUT")?;
-        person.known = Some(known);
+        let site = Site::learn(&mut person.resident, &mut state.world)?;
+        site.wait_up(Deadline::seconds(ONION))?;
+        person.site = Some(site);
+        person.submission()?.demand("QUIT")?;
+        person.mailbox()?.demand("LOGOUT")?;
     }
     PASS
 }
@@ -216,16 +182,15 @@ fn chunks(text: &str, most: usize) -> impl Iterator<Item = &str> {
 
 /// One writes, the other reads.
 fn exchange(state: &mut State, from: usize, to: usize) -> Verdict {
-    let door = state.world.door()?;
-    let (from, to) = (state.people[from].known()?.clone(), state.people[to].known()?.clone());
-    let content = attachment(&from.address);
-    let text = message(&from.address, &to.address, &content);
-    let mut smtp = from.submission(&door, Deadline::seconds(DIALOGUE))?;
-    let reply = smtp.mail(&from.address, &[&to.address], text.as_bytes())?;
+    let (from, to) = (&state.people[from], &state.people[to]);
+    let (sender, recipient) = (from.address()?, to.address()?);
+    let content = attachment(&sender);
+    let text = message(&sender, &recipient, &content);
+    let reply = from.submission()?.mail(&sender, &[&recipient], text.as_bytes())?;
     if !reply.agreed() {
         return fail(format!("submission refuses the message: {reply}"));
     }
-    let received = receive(&door, &to)?;
+    let received = receive(to)?;
     let mut findings = Vec::new();
     for part in chunks(SUBJECT, PART) {
         if !received.contains(&data_encoding::BASE64.encode(part.as_bytes())) {
@@ -242,9 +207,9 @@ fn exchange(state: &mut State, from: usize, to: usize) -> Verdict {
 }
 
 /// Waits for the first message of a mailbox, as a mail program does (RFC 2177), and reads it.
-fn receive(door: &Door, who: &Known) -> anyhow::Result<String> {
+fn receive(who: &Person) -> anyhow::Result<String> {
     let deadline = Deadline::seconds(DELIVERY);
-    let mut imap = who.mailbox(door, deadline)?;
+    let mut imap = who.mailbox()?;
     imap.until(deadline);
     if imap.select("INBOX")? == 0 {
         imap.talk().send("idle IDLE")?;
@@ -258,8 +223,7 @@ fn receive(door: &Door, who: &Known) -> anyhow::Result<String> {
 
 /// What the mail program and the way of the message told about the sender's computer is gone.
 fn headers_tell_nothing(state: &mut State) -> Verdict {
-    let door = state.world.door()?;
-    let text = receive(&door, state.people[1].known()?)?;
+    let text = receive(&state.people[1])?;
     let head = text.split("\r\n\r\n").next().unwrap_or_default();
     let mut findings = Vec::new();
     for trace in

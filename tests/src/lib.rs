@@ -49,6 +49,7 @@ mod mail;
 mod outside;
 mod report;
 mod runner;
+mod site;
 pub mod vantage;
 mod web;
 mod world;

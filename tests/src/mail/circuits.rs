@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PEER, Person, State};
+use super::{Person, State};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::site::PEER;
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
@@ -43,7 +44,7 @@ fn two_circuits_two_limits(state: &mut State) -> Verdict {
 fn owner_logs_in(state: &State, circuit: &str) -> anyhow::Result<Duration> {
     let (mut imap, _) = state.imap(circuit)?;
     let started = Instant::now();
-    let answer = imap.login(&state.at("ada")?, &state.password(Person::Ada)?)?;
+    let answer = imap.login(&state.at("ada")?, state.account(Person::Ada)?.password)?;
     anyhow::ensure!(answer.agreed(), "{}", answer.text);
     Ok(started.elapsed())
 }
@@ -120,7 +121,7 @@ fn attacker_does_not_slow_owner(state: &mut State) -> Verdict {
 /// Tor writes the header; a client's own is part of the dialogue and is no header.
 fn forged_header(state: &mut State) -> Verdict {
     let site = state.site()?;
-    let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+    let deadline = qemu::Deadline::seconds(crate::site::DIALOGUE);
     let mut talk = clients::Talk::new(site.door.connect("forger", &site.mx, 25, deadline)?);
     talk.send("PROXY TCP6 fc00:dead:beef:4dad::1:1 ::1 1 25")?;
     let greeting = talk.line()?;

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::{PEER, Person, State, unless};
+use super::{Person, State, unless};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::site::PEER;
 
 /// Messages of the figure for throughput: below what one circuit may send in a minute.
 const MANY: usize = 25;

@@ -213,8 +213,10 @@ fn dns_goes_nowhere_else(state: &mut State) -> Verdict {
     if servers != ["nameserver 127.0.0.1"] {
         findings.push(format!("the resolvers are {servers:?}"));
     }
-    let script =
-        format!("setpriv --reuid=postfix --regid=postfix --clear-groups getent ahostsv4 {}", super::PEER);
+    let script = format!(
+        "setpriv --reuid=postfix --regid=postfix --clear-groups getent ahostsv4 {}",
+        crate::site::PEER
+    );
     let output = state.resident.appliance.run(&script)?;
     let addresses: BTreeSet<_> = output.stdout.lines().filter_map(|line| line.split(' ').next()).collect();
     if addresses.is_empty() || addresses.iter().any(|a| !a.starts_with("127.")) {

@@ -15,27 +15,15 @@ mod upkeep;
 mod web;
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use clients::{Door, Imap, Reply, Smtp, Trust};
+use anyhow::{Context as _, anyhow};
+use clients::{Imap, Reply, Smtp};
 use qemu::{Deadline, Probe};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
+use crate::site::{Account, DELIVERY, ONION, PEER, Site};
 use crate::world::{Resident, World};
-
-/// From the login prompt to reachable onion services.
-const ONION: u64 = 300;
-
-/// One dialogue. Everything is emulated, and behind six relays on the same two cores.
-const DIALOGUE: u64 = 120;
-
-/// From 250 to the mailbox.
-const DELIVERY: u64 = 90;
-
-/// An onion service that does not exist, with a valid address: strangers say they come from here.
-pub(super) const PEER: &str = "6cx7sjpdtukjlquxhytwsbwzi5uoitgk5twn7z3ocu3foa7ipqbbxiad.onion";
 
 /// The second mailbox's password.
 const BOB: &str = "four ordinary lantern Umbrellas";
@@ -52,18 +40,6 @@ pub(crate) struct State {
     date: String,
     /// How many messages were sent, for subjects that are all different.
     count: u32,
-}
-
-/// What the owner holds in hand after the first boot.
-struct Site {
-    door: Door,
-    mx: String,
-    client: String,
-    trust: Trust,
-    /// Password of the first mailbox, `ada`.
-    ada: String,
-    /// Password in front of the webmail.
-    web: String,
 }
 
 /// The two people with a mailbox.
@@ -135,19 +111,10 @@ impl Scenario for Mail {
 
 /// The onions answer, and what the owner has to know is there.
 fn services_reachable(state: &mut State) -> Verdict {
-    let deadline = Deadline::seconds(ONION);
-    let (mx, client) = (state.resident.onion("mx")?, state.resident.onion("client")?);
-    let appliance = &mut state.resident.appliance;
-    let secret = |name: &str| format!("cat /var/lib/cipolla/private/credentials/{name}");
-    let ada = appliance.read(&secret("mailbox"))?.trim().to_owned();
-    let web = appliance.read(&secret("web"))?.trim().to_owned();
-    let trust = Trust::in_authority(&appliance.read("cat /var/lib/cipolla/tls/ca.crt")?)?;
-    state.date = appliance.read("date -uR")?.trim().to_owned();
-    let door = state.world.door()?;
-    for (onion, port) in [(&mx, 25), (&client, 465), (&client, 993), (&client, 80)] {
-        door.connect_when_up("first", onion, port, deadline)?;
-    }
-    state.site = Some(Site { door, mx, client, trust, ada, web });
+    state.date = state.resident.appliance.read("date -uR")?.trim().to_owned();
+    let site = Site::learn(&mut state.resident, &mut state.world)?;
+    site.wait_up(Deadline::seconds(ONION))?;
+    state.site = Some(site);
     PASS
 }
 
@@ -165,66 +132,39 @@ impl State {
 
     /// `local@` the appliance's mail domain.
     fn at(&self, local: &str) -> anyhow::Result<String> {
-        Ok(format!("{local}@{}", self.site()?.mx))
+        Ok(self.site()?.at(local))
     }
 
-    /// A dialogue on port 25, after EHLO.
+    fn account(&self, person: Person) -> anyhow::Result<Account<'_>> {
+        let password = match person {
+            Person::Ada => &self.site()?.password,
+            Person::Bob => BOB,
+        };
+        Ok(Account { local: person.name(), password })
+    }
+
     fn stranger(&self, circuit: &str) -> anyhow::Result<Smtp> {
-        let (mut smtp, greeting) = self.greeting(circuit)?;
-        if greeting.code != 220 {
-            bail!("the greeting is {greeting}");
-        }
-        smtp.demand(&format!("EHLO {PEER}"))?;
-        Ok(smtp)
+        self.site()?.stranger(circuit)
     }
 
-    /// A dialogue on port 25, before EHLO.
     fn greeting(&self, circuit: &str) -> anyhow::Result<(Smtp, Reply)> {
-        let site = self.site()?;
-        Smtp::greeted(site.door.connect(circuit, &site.mx, 25, Deadline::seconds(DIALOGUE))?)
+        self.site()?.greeting(circuit)
     }
 
-    /// A dialogue on port 465, inside TLS, after EHLO.
     fn client(&self, circuit: &str) -> anyhow::Result<Smtp> {
-        let site = self.site()?;
-        let channel = site.door.connect(circuit, &site.client, 465, Deadline::seconds(DIALOGUE))?;
-        let (mut smtp, _) = Smtp::greeted(site.trust.secure(channel, &site.client)?)?;
-        smtp.demand("EHLO localhost.localdomain")?;
-        Ok(smtp)
+        self.site()?.client(circuit)
     }
 
-    /// As [`State::client`], logged in.
     fn submission(&self, circuit: &str, person: Person) -> anyhow::Result<Smtp> {
-        let mut smtp = self.client(circuit)?;
-        let reply = smtp.auth_plain(&self.at(person.name())?, &self.password(person)?)?;
-        if reply.code != 235 {
-            bail!("logging in as {}: {reply}", person.name());
-        }
-        Ok(smtp)
+        self.site()?.submission(circuit, self.account(person)?)
     }
 
-    /// A dialogue on port 993, inside TLS.
     fn imap(&self, circuit: &str) -> anyhow::Result<(Imap, String)> {
-        let site = self.site()?;
-        let channel = site.door.connect(circuit, &site.client, 993, Deadline::seconds(DIALOGUE))?;
-        Imap::greeted(site.trust.secure(channel, &site.client)?)
+        self.site()?.imap(circuit)
     }
 
-    /// As [`State::imap`], logged in.
     fn mailbox(&self, circuit: &str, person: Person) -> anyhow::Result<Imap> {
-        let (mut imap, _) = self.imap(circuit)?;
-        let answer = imap.login(&self.at(person.name())?, &self.password(person)?)?;
-        if !answer.agreed() {
-            bail!("logging in as {}: {} {}", person.name(), answer.status, answer.text);
-        }
-        Ok(imap)
-    }
-
-    fn password(&self, person: Person) -> anyhow::Result<String> {
-        Ok(match person {
-            Person::Ada => self.site()?.ada.clone(),
-            Person::Bob => BOB.to_owned(),
-        })
+        self.site()?.mailbox(circuit, self.account(person)?)
     }
 
     /// A word that no other message's subject has.
@@ -246,26 +186,8 @@ impl State {
         format!("{}\r\n\r\n{body}\r\n", lines.join("\r\n")).into_bytes()
     }
 
-    /// Waits for the message whose subject has this word and returns it as it is stored.
     fn arrived(&self, person: Person, folder: &str, token: &str) -> anyhow::Result<Vec<u8>> {
-        let deadline = Deadline::seconds(DELIVERY);
-        let mut imap = self.mailbox(&format!("{}-reads", person.name()), person)?;
-        imap.until(deadline);
-        loop {
-            imap.select(folder)?;
-            let answer = imap.demand(&format!("SEARCH HEADER SUBJECT {token}"))?;
-            let place = answer.untagged.iter().find_map(|line| {
-                let line = std::str::from_utf8(line).ok()?.strip_prefix("SEARCH")?.trim().to_owned();
-                line.split(' ').next()?.parse::<u32>().ok()
-            });
-            if let Some(place) = place {
-                return imap.message(place);
-            }
-            if deadline.left().is_none() {
-                bail!("no message with {token} came to {}'s {folder} in {DELIVERY} s", person.name());
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
+        self.site()?.arrived(self.account(person)?, folder, token, Deadline::seconds(DELIVERY))
     }
 }
 

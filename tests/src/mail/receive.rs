@@ -2,8 +2,9 @@
 
 use qemu::Deadline;
 
-use super::{PEER, Person, State, expect, tried, unless};
+use super::{Person, State, expect, tried, unless};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::site::PEER;
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![

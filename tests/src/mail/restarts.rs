@@ -46,7 +46,7 @@ fn mail_survives_reboot(state: &mut State) -> Verdict {
 
 /// Without Tor no other way opens: mail waits, and the card is silent but for DHCP.
 fn tor_stopped(state: &mut State) -> Verdict {
-    let (ada, to) = (state.at("ada")?, format!("later@{}", super::PEER));
+    let (ada, to) = (state.at("ada")?, format!("later@{}", crate::site::PEER));
     let mut findings = Vec::new();
     let script = format!(
         "systemctl stop tor@default.service\n\

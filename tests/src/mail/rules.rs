@@ -1,7 +1,8 @@
 //! The owner's rules: aliases, lists, refused senders, another way for a domain; and what the queue promises.
 
-use super::{PEER, Person, State, unless};
+use super::{Person, State, unless};
 use crate::check::{Check, Verdict, check, none_of};
+use crate::site::PEER;
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![

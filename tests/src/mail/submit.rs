@@ -2,8 +2,9 @@
 
 use clients::Reply;
 
-use super::{PEER, Person, State, expect, tried, unless};
+use super::{Person, State, expect, tried, unless};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::site::PEER;
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
@@ -25,7 +26,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 
 fn auth_needs_tls(state: &mut State) -> Verdict {
     let site = state.site()?;
-    let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+    let deadline = qemu::Deadline::seconds(crate::site::DIALOGUE);
     let mut findings = Vec::new();
     for (port, hello) in [(465, "EHLO x.example"), (993, "a1 LOGIN ada x")] {
         let channel = site.door.connect("clear text", &site.client, port, deadline)?;
@@ -46,7 +47,7 @@ fn chain_verifies(state: &mut State) -> Verdict {
     let site = state.site()?;
     let mut findings = Vec::new();
     for port in [465, 993] {
-        let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+        let deadline = qemu::Deadline::seconds(crate::site::DIALOGUE);
         let channel = site.door.connect("tls", &site.client, port, deadline)?;
         if let Err(error) = site.trust.secure(channel, &site.client) {
             findings.push(format!("port {port}: {error:#}"));

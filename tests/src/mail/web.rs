@@ -52,7 +52,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 
 fn get(state: &State, host: &str, path: &str, with_password: bool) -> anyhow::Result<Page> {
     let site = state.site()?;
-    let deadline = qemu::Deadline::seconds(super::DIALOGUE);
+    let deadline = qemu::Deadline::seconds(crate::site::DIALOGUE);
     let channel = site.door.connect("browser", &site.client, 80, deadline)?;
     clients::get(channel, host, path, with_password.then_some(("ada", site.web.as_str())))
 }

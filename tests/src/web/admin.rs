@@ -8,10 +8,11 @@ use clients::{Passage, Refused, Talk};
 use data_encoding::BASE32_NOPAD;
 use qemu::Deadline;
 
+use super::State;
 use super::forward::Forward;
-use super::{DIALOGUE, ONION, State};
 use crate::Context;
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::site::{DIALOGUE, ONION};
 use crate::vantage::{ssh_audit, words};
 
 /// The owner's private key, in the scenario's folder.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clients::Passage;
 
-use super::{DIALOGUE, State};
+use super::State;
+use crate::site::DIALOGUE;
 use crate::vantage::scenario::first_line;
 use crate::vantage::{Group, words};
 

@@ -17,29 +17,16 @@ mod webonly;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use clients::{Door, Imap, Smtp, Trust};
 use qemu::{Deadline, Probe, RunDir};
 
 use crate::Context;
 use crate::browser::{Browser, Login, Spec};
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
+use crate::site::{Account, DELIVERY, ONION, PEER, Site};
 use crate::vantage::{Vantage, words};
 use crate::world::{Owner, Resident, World};
-
-/// From the login prompt to reachable onion services, and back to them after a restart of Tor.
-const ONION: u64 = 300;
-
-/// One dialogue. Everything is emulated, and behind six relays on the same two cores.
-const DIALOGUE: u64 = 180;
-
-/// From 250 to the mailbox.
-const DELIVERY: u64 = 120;
-
-/// An onion service that does not exist, with a valid address: strangers say they come from here.
-const PEER: &str = "6cx7sjpdtukjlquxhytwsbwzi5uoitgk5twn7z3ocu3foa7ipqbbxiad.onion";
 
 /// The second mailbox's password.
 const BOB: &str = "seven patient Harbours remember";
@@ -61,21 +48,6 @@ pub(crate) struct State {
     scanners: Vantage,
     /// The scenario's folder.
     folder: PathBuf,
-}
-
-/// What the owner holds in hand after the first boot.
-struct Site {
-    door: Door,
-    mx: String,
-    client: String,
-    admin: String,
-    /// The authority's certificate.
-    authority: String,
-    trust: Trust,
-    /// Password of the first mailbox, `ada`.
-    ada: String,
-    /// Password in front of the webmail.
-    web: String,
 }
 
 impl Scenario for Web {
@@ -143,19 +115,9 @@ impl Scenario for Web {
 
 /// The onions answer, and what the owner has to know is there.
 fn services_reachable(state: &mut State) -> Verdict {
-    let deadline = Deadline::seconds(ONION);
-    let resident = &mut state.resident;
-    let (mx, client, admin) = (resident.onion("mx")?, resident.onion("client")?, resident.onion("admin")?);
-    let mut read = |script: &str| resident.appliance.read(script);
-    let ada = read("cat /var/lib/cipolla/private/credentials/mailbox")?.trim().to_owned();
-    let web = read("cat /var/lib/cipolla/private/credentials/web")?.trim().to_owned();
-    let authority = read("cat /var/lib/cipolla/tls/ca.crt")?;
-    let trust = Trust::in_authority(&authority)?;
-    let door = state.world.door()?;
-    for (onion, port) in [(&mx, 25), (&client, 465), (&client, 993), (&client, 80)] {
-        door.connect_when_up("first", onion, port, deadline)?;
-    }
-    state.site = Some(Site { door, mx, client, admin, authority, trust, ada, web });
+    let site = Site::learn(&mut state.resident, &mut state.world)?;
+    site.wait_up(Deadline::seconds(ONION))?;
+    state.site = Some(site);
     PASS
 }
 
@@ -173,7 +135,7 @@ impl State {
 
     /// `local@` the appliance's mail domain.
     fn at(&self, local: &str) -> anyhow::Result<String> {
-        Ok(format!("{local}@{}", self.site()?.mx))
+        Ok(self.site()?.at(local))
     }
 
     /// The browser, started at its first use, with the password of the webmail's door.
@@ -196,10 +158,7 @@ impl State {
 
     /// A stranger's message for `ada`.
     fn receive(&self, sender: &str, message: &[u8]) -> anyhow::Result<()> {
-        let site = self.site()?;
-        let channel = site.door.connect(sender, &site.mx, 25, Deadline::seconds(DIALOGUE))?;
-        let (mut smtp, _) = Smtp::greeted(channel)?;
-        smtp.demand(&format!("EHLO {PEER}"))?;
+        let mut smtp = self.site()?.stranger(sender)?;
         let reply = smtp.mail(&format!("{sender}@{PEER}"), &[&self.at("ada")?], message)?;
         if reply.code != 250 {
             bail!("the message is answered with {reply}");
@@ -207,39 +166,19 @@ impl State {
         Ok(())
     }
 
-    /// A dialogue on port 993 with an answer to a login.
-    fn imap(&self, local: &str, password: &str) -> anyhow::Result<(Imap, clients::Answer)> {
-        let site = self.site()?;
-        let circuit = format!("{local} reads");
-        let channel = site.door.connect(&circuit, &site.client, 993, Deadline::seconds(DIALOGUE))?;
-        let (mut imap, _) = Imap::greeted(site.trust.secure(channel, &site.client)?)?;
-        let answer = imap.login(&self.at(local)?, password)?;
-        Ok((imap, answer))
+    /// Whether ada's mailbox opens with this password.
+    fn opens(&self, password: &str) -> anyhow::Result<bool> {
+        let (mut imap, _) = self.site()?.imap("ada reads")?;
+        Ok(imap.login(&self.at("ada")?, password)?.agreed())
     }
 
     /// Waits for the message with this word in its subject and returns it as it is stored.
-    fn arrived(&self, local: &str, password: &str, word: &str) -> anyhow::Result<String> {
-        let deadline = Deadline::seconds(DELIVERY);
-        let (mut imap, answer) = self.imap(local, password)?;
-        if !answer.agreed() {
-            bail!("logging in as {local}: {}", answer.text);
-        }
-        imap.until(deadline);
-        loop {
-            imap.select("INBOX")?;
-            let answer = imap.demand(&format!("SEARCH HEADER SUBJECT {word}"))?;
-            let place = answer.untagged.iter().find_map(|line| {
-                let line = std::str::from_utf8(line).ok()?.strip_prefix("SEARCH")?.trim().to_owned();
-                line.split(' ').next()?.parse::<u32>().ok()
-            });
-            if let Some(place) = place {
-                return Ok(String::from_utf8_lossy(&imap.message(place)?).into_owned());
-            }
-            if deadline.left().is_none() {
-                bail!("no message with {word} came to {local} in {DELIVERY} s");
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
+    fn arrived(&self, local: &str, word: &str) -> anyhow::Result<String> {
+        let site = self.site()?;
+        let password = if local == "ada" { &site.password } else { BOB };
+        let account = Account { local, password };
+        let message = site.arrived(account, "INBOX", word, Deadline::seconds(DELIVERY))?;
+        Ok(String::from_utf8_lossy(&message).into_owned())
     }
 
     /// Runs a tool of the lab's tree in the lab's network.

@@ -3,9 +3,10 @@
 use anyhow::{Context as _, ensure};
 use qemu::Deadline;
 
+use super::State;
 use super::forward::Forward;
-use super::{DIALOGUE, State};
 use crate::check::{Check, Verdict, check, none_of};
+use crate::site::{DIALOGUE, PEER};
 use crate::vantage::testssl::{self, Depth, Severity};
 
 /// One full run: some hundred handshakes with an emulated machine, over six relays.
@@ -119,9 +120,7 @@ fn name_constrained(state: &mut State) -> Verdict {
     if !shown.contains("X509v3 Name Constraints: critical") {
         findings.push(format!("the constraints are not critical: {shown}"));
     }
-    for (name, good) in
-        [(client.as_str(), true), ("example.com", false), (super::PEER, false), ("onion", false)]
-    {
+    for (name, good) in [(client.as_str(), true), ("example.com", false), (PEER, false), ("onion", false)] {
         run(&[
             "openssl",
             "req",

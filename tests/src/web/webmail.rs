@@ -4,9 +4,10 @@ use anyhow::{Context as _, ensure};
 use data_encoding::{BASE64, BASE64_MIME};
 use qemu::Deadline;
 
-use super::{BOB, DIALOGUE, PEER, State};
+use super::State;
 use crate::browser::{Browser, Login};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::site::{DIALOGUE, PEER};
 
 /// What ada's password becomes.
 const NEW_PASSWORD: &str = "eleven quiet Harbours under snow";
@@ -50,7 +51,7 @@ impl State {
 
     /// From the login page to the list of messages.
     fn log_in(&mut self) -> anyhow::Result<()> {
-        let password = self.site()?.ada.clone();
+        let password = self.site()?.password.clone();
         let (browser, url) = self.at_webmail("")?;
         browser.look_into(None);
         browser.navigate(&url, soon())?;
@@ -162,10 +163,9 @@ fn login_read_send_logout(state: &mut State) -> Verdict {
     stranger(state, "Boris", "Meeting on Thursday", "Same place, same time.\r\n\r\nBoris", None)?;
     let text = "Liebe Ada,\r\n\r\ndas Rezept hängt an. Приятного аппетита!\r\n\r\nOlivia";
     stranger(state, "Olivia", SUBJECT, text, Some(RECIPE))?;
-    let ada = state.site()?.ada.clone();
     // Dovecot looks for words as people read them.
     for word in ["Meeting", "Zwiebelsuppe"] {
-        state.arrived("ada", &ada, word)?;
+        state.arrived("ada", word)?;
     }
     let (browser, url) = state.at_webmail("")?;
     browser.navigate(&url, soon())?;
@@ -236,7 +236,7 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
     browser.click("#mailboxlist li.sent a", soon())?;
     browser.wait_for_text("Soup tonight – приходи", soon())?;
     picture(browser, "5-sent.png")?;
-    let received = state.arrived("bob", BOB, "Soup")?;
+    let received = state.arrived("bob", "Soup")?;
     let head = received.split("\r\n\r\n").next().unwrap_or_default();
     if !head.lines().any(|line| line.starts_with("From:") && line.contains(&ada)) {
         findings.push(format!("bob's message is not from ada: {head}"));
@@ -254,7 +254,7 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
 
 fn password_change(state: &mut State) -> Verdict {
     state.log_in()?;
-    let old = state.site()?.ada.clone();
+    let old = state.site()?.password.clone();
     let (browser, url) = state.at_webmail("?_task=settings&_action=plugin.password")?;
     browser.navigate(&url, soon())?;
     for (field, text) in
@@ -266,13 +266,13 @@ fn password_change(state: &mut State) -> Verdict {
     browser.click(".formbuttons .submit", soon())?;
     browser.wait_for_text("Successfully saved.", soon())?;
     let mut findings = Vec::new();
-    if state.imap("ada", &old)?.1.agreed() {
+    if state.opens(&old)? {
         findings.push("the old password still opens the mailbox");
     }
-    if !state.imap("ada", NEW_PASSWORD)?.1.agreed() {
+    if !state.opens(NEW_PASSWORD)? {
         findings.push("the new password does not open the mailbox");
     }
-    state.site.as_mut().context("the site was reached above")?.ada = NEW_PASSWORD.to_owned();
+    state.site.as_mut().context("the site was reached above")?.password = NEW_PASSWORD.to_owned();
     // The session goes on, and the next one begins, with the new one.
     let (browser, url) = state.at_webmail("?_task=mail")?;
     browser.navigate(&url, soon())?;

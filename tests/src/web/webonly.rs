@@ -5,8 +5,9 @@ use std::time::Duration;
 use clients::Refused;
 use qemu::Deadline;
 
-use super::{ONION, State};
+use super::State;
 use crate::check::{Check, Verdict, check, none_of};
+use crate::site::ONION;
 
 /// From applied settings to closed ports: Tor reads them at once.
 const SOON: u64 = 60;
