@@ -28,6 +28,8 @@ pub(crate) struct State {
     resident: Resident,
     world: World,
     banner: Option<String>,
+    /// How many packets there were before the start without a firewall.
+    before: usize,
 }
 
 impl Scenario for Outside {
@@ -44,7 +46,7 @@ impl Scenario for Outside {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "outside")?;
         let resident = world.appliance(ctx, probe, "outside/a", "ada")?;
-        Ok(State { resident, world, banner: None })
+        Ok(State { resident, world, banner: None, before: 0 })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -66,7 +68,12 @@ impl Scenario for Outside {
             check("the_scanner_sees_open_ports", &[], the_scanner_sees_open_ports),
             check("the_record_sees_leaks", &[], the_record_sees_leaks),
         ];
-        vec![Phase { enter: |_| Ok(()), checks }, Phase { enter: |_| Ok(()), checks: controls }]
+        let without_firewall = Phase {
+            enter: without_firewall,
+            checks: vec![check("no_interface_without_firewall", &["R1"], no_interface_without_firewall)],
+        };
+        let phase = |checks| Phase { enter: |_| Ok(()), checks };
+        vec![phase(checks), phase(controls), without_firewall]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -296,6 +303,44 @@ fn the_record_sees_leaks(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("without a firewall the record shows only {findings:?}"))
+}
+
+/// The next start finds a firewall unit that fails.
+fn without_firewall(state: &mut State) -> anyhow::Result<()> {
+    let script = "folder=/etc/systemd/system/nftables.service.d && mkdir -p $folder && \
+        printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/false\\n' >$folder/broken.conf && sync && \
+        systemctl stop tor@default.service systemd-networkd.service systemd-networkd.socket && \
+        for card in /sys/class/net/e*; do ip link set ${card##*/} down; done";
+    state.resident.appliance.read(script)?;
+    state.before = state.resident.packets()?;
+    state.resident.appliance.reboot()
+}
+
+/// The firewall's unit fails: no card is up, nothing that needs the network runs, and not one packet leaves, not even
+/// for root with the card up by hand.
+fn no_interface_without_firewall(state: &mut State) -> Verdict {
+    let script = "systemctl is-failed nftables.service; systemctl is-active systemd-networkd tor@default postfix; \
+        for card in /sys/class/net/e*; do echo $(cat $card/operstate) $(($(cat $card/flags) & 1)); done; \
+        nft list ruleset | grep -c 'policy drop'";
+    let seen = state.resident.appliance.run(script)?.stdout;
+    let mut findings = Vec::new();
+    let wanted = ["failed", "inactive", "inactive", "inactive", "down 0", "3"];
+    if !seen.lines().eq(wanted) {
+        findings.push(format!("the appliance says {seen:?}, not {wanted:?}"));
+    }
+    let address = state.resident.address();
+    let up = format!(
+        "for card in /sys/class/net/e*; do ip address add {address}/24 dev ${{card##*/}}; \
+         ip link set ${{card##*/}} up; done; sleep 1; {}",
+        leak(TRY_TO_LEAK)
+    );
+    state.resident.appliance.run(&up)?;
+    let tally = state.world.judge_after(&state.resident, state.before)?;
+    if tally.dhcp + tally.arp + tally.tor > 0 {
+        findings.push(format!("{} of DHCP, {} of ARP, {} to relays", tally.dhcp, tally.arp, tally.tor));
+    }
+    findings.extend(tally.findings);
+    none_of(&findings)
 }
 
 #[cfg(test)]

@@ -103,13 +103,19 @@ impl World {
 
     /// Judges every packet of an appliance's card so far.
     pub(crate) fn judge(&self, resident: &Resident) -> anyhow::Result<Tally> {
+        self.judge_after(resident, 0)
+    }
+
+    /// The same, but for the first `seen` packets.
+    pub(crate) fn judge_after(&self, resident: &Resident, seen: usize) -> anyhow::Result<Tally> {
         let expected = Expected {
             mac: resident.port.mac,
             address: resident.port.address,
             gateway: qemu::GATEWAY,
             relays: self.tor.endpoints().into_iter().collect(),
         };
-        Ok(capture::judge(&capture::load(&resident.capture())?, &expected))
+        let packets = capture::load(&resident.capture())?;
+        Ok(capture::judge(packets.get(seen..).unwrap_or_default(), &expected))
     }
 }
 
@@ -124,6 +130,11 @@ impl Resident {
         let [a, b, c, d, e, f] = self.port.mac.map(u16::from);
         let word = |high: u16, low: u16| high << 8 | low;
         std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
+    }
+
+    /// How many packets its card has seen.
+    pub(crate) fn packets(&self) -> anyhow::Result<usize> {
+        Ok(capture::load(&self.capture())?.len())
     }
 
     /// The record of its card.
