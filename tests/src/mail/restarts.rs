@@ -1,6 +1,8 @@
 //! What a stop does: the power goes, the machine restarts, Tor is gone. Comes last, since an onion service needs
 //! minutes to be found again.
 
+use qemu::Deadline;
+
 use super::inside::{USERS, capture, open};
 use super::{Person, State};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
@@ -10,7 +12,58 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("queue_survives_power_cut", &["R38"], queue_survives_power_cut),
         check("mail_survives_reboot", &["R38", "R41"], mail_survives_reboot),
         check("tor_stopped_nothing_leaves", &["R1", "R38"], tor_stopped),
+        check("watch_mends_in_steps_and_reports", &["R33"], watch_mends),
     ]
+}
+
+/// A Tor that does not answer and cannot be started, then one that can. `later` lets the watch believe that time has
+/// passed, by moving what it remembers back.
+const WATCH: &str = r#"
+later() {
+  python3 - "$1" <<'END'
+import json, sys
+file = "/run/cipolla/watch.json"
+memory, by = json.load(open(file)), int(sys.argv[1]) * 60
+for one, key in [(memory["trouble"], "since"), (memory["trouble"], "step_at")] + [(t, "at") for t in memory["taken"]]:
+    one[key] -= by
+json.dump(memory, open(file, "w"))
+END
+  echo "$1 minutes later: $(cipolla watch 2>&1 | tr '
+' ' ')"
+}
+systemctl stop cipolla-watch.timer cipolla-watch.service
+systemctl mask --runtime --now tor@default.service 2>/dev/null
+echo "at first: $(cipolla watch 2>&1 | tr '
+' ' ')"
+later 5; later 16; cipolla status | grep -o 'restarting Tor did not help'
+systemctl unmask --runtime tor@default.service 2>/dev/null
+later 370; systemctl is-active tor@default.service
+for n in $(seq 90); do
+  cipolla watch >/dev/null 2>&1
+  grep -q '"trouble":null' /run/cipolla/watch.json && echo mended && break
+  sleep 2
+done
+systemctl start cipolla-watch.timer"#;
+
+fn watch_mends(state: &mut State) -> Verdict {
+    let output = state.resident.appliance.machine.run(WATCH, Deadline::seconds(600))?;
+    let said: Vec<&str> = output.stdout.lines().collect();
+    let wanted = [
+        "at first: Tor does not answer",
+        "5 minutes later: Tor does not answer",
+        "16 minutes later: Tor does not answer",
+        "restarting Tor did not help",
+        "370 minutes later: Tor does not answer",
+        "active",
+        "mended",
+    ];
+    let steps = [(1, "restarting Tor"), (2, "telling the owner"), (4, "restarting Tor")];
+    let begins =
+        said.len() == wanted.len() && said.iter().zip(wanted).all(|(said, want)| said.starts_with(want));
+    if begins && steps.iter().all(|(line, step)| said[*line].contains(step)) && !said[0].contains("ing Tor") {
+        return PASS;
+    }
+    fail(format!("{}{}", output.stdout, output.stderr))
 }
 
 /// Accepted, then the power goes: with Dovecot stopped the message is in the queue, and nowhere else.
