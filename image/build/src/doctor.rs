@@ -114,6 +114,9 @@ pub fn examine(cache: &Cache, checks: bool) -> Result<Vec<Finding>> {
     if in_path("unshare") && (root || in_path("newuidmap")) {
         findings.extend(namespaces(root));
     }
+    if checks {
+        findings.extend(tun());
+    }
     let free = rustix::fs::statvfs(cache.root().as_std_path())?;
     let free = free.f_bavail * free.f_frsize;
     if free < DISK && !cache.root().join("store").exists() {
@@ -182,6 +185,19 @@ fn memory() -> Option<u64> {
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
     };
     Some(value("MemTotal:")? + value("SwapTotal:").unwrap_or(0))
+}
+
+/// The device that a lab's machines get their network cards from. Debian leaves it open to every user.
+fn tun() -> Option<Finding> {
+    const TUN: &str = "/dev/net/tun";
+    let problem = |why: &str| format!("{TUN} {why}; the machines of a test network need it");
+    match std::fs::OpenOptions::new().read(true).write(true).open(TUN) {
+        Ok(_) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some(Finding::command(problem("is closed to this user"), &["chmod", "0666", TUN], true))
+        }
+        Err(error) => Some(Finding::command(problem(&error.to_string()), &["modprobe", "tun"], true)),
+    }
 }
 
 fn subordinate_ids() -> Option<Finding> {
