@@ -7,6 +7,7 @@ pub mod bans;
 pub mod block;
 pub mod credentials;
 pub mod digest;
+pub mod failures;
 pub mod list;
 pub mod queue;
 pub mod selftest;

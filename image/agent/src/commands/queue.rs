@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::alias::parse;
+use super::failures;
 use crate::machine::Machine;
 
 /// The name of a message in the queue.
@@ -71,6 +72,10 @@ impl fmt::Display for Message {
         for Recipient { address, reason } in &self.recipients {
             writeln!(f, "  to {}", printable(address))?;
             if let Some(reason) = reason {
+                // In plain words first, then in Postfix's own.
+                if let Some(meaning) = failures::meaning(reason) {
+                    writeln!(f, "     {meaning}")?;
+                }
                 writeln!(f, "     {}", printable(reason))?;
             }
         }
@@ -197,7 +202,7 @@ mod tests {
         let listing = concat!(
             r#"{"queue_name": "deferred", "queue_id": "4gC7Xk1b0zz9xQ", "arrival_time": 3600, "message_size": 1500, "#,
             r#""forced_expire": false, "sender": "", "recipients": [{"address": "a@b.onion", "delay_reason": "#,
-            r#""unable \u001b[2J"}, {"address": "c@d.onion"}]}"#,
+            r#""lost connection with \u001b[2J"}, {"address": "c@d.onion"}]}"#,
             "\n"
         );
         let messages = messages(listing).unwrap();
@@ -205,7 +210,8 @@ mod tests {
         let text = text(&messages, SystemTime::UNIX_EPOCH + Duration::from_secs(3600 * 5 + 60));
         assert_eq!(
             text,
-            "4gC7Xk1b0zz9xQ  deferred  2 KiB  from the mail server\n  to a@b.onion\n     unable ?[2J\n  to c@d.onion\n  \
+            "4gC7Xk1b0zz9xQ  deferred  2 KiB  from the mail server\n  to a@b.onion\n     \
+             the other server does not answer; it may be asleep\n     lost connection with ?[2J\n  to c@d.onion\n  \
              waits for 4 h 1 min\n\n"
         );
     }

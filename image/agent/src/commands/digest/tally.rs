@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::journal::Entry;
+use crate::commands::failures;
 
 /// How often something happened, by reason.
 pub type Reasons = BTreeMap<&'static str, usize>;
@@ -60,25 +61,10 @@ const REFUSALS: [(&str, &str); 20] = [
     ("too many hops", "mail in a circle"),
     ("5.1.2", "no such onion"),
 ];
-/// Why a delivery did not work.
-const FAILURES: [(&str, &str); 12] = [
-    ("unable to look up host", "the other onion was not found; its server may be asleep"),
-    ("name resolution", "the other onion was not found; its server may be asleep"),
-    ("sends only to .onion addresses", "recipient outside of Tor"),
-    ("mailbox is full", "mailbox full"),
-    (" said: 4", "the other server puts it off"),
-    (" said: 5", "the other server refuses it"),
-    ("refused to talk to me", "the other server refuses to talk"),
-    ("timed out", "the other server does not answer"),
-    ("lost connection", "the other server does not answer"),
-    ("Connection refused", "the other server does not answer"),
-    ("dovecot-lmtp", "the mailboxes could not be reached"),
-    ("5.4.6", "mail in a circle"),
-];
 const OTHER: &str = "other reasons";
 
-fn reason<const N: usize>(table: &[(&str, &'static str); N], text: &str) -> &'static str {
-    table.iter().find(|(phrase, _)| text.contains(phrase)).map_or(OTHER, |(_, meaning)| meaning)
+fn refusal(text: &str) -> &'static str {
+    REFUSALS.iter().find(|(phrase, _)| text.contains(phrase)).map_or(OTHER, |(_, meaning)| meaning)
 }
 
 impl Tally {
@@ -96,7 +82,7 @@ impl Tally {
                 match program {
                     "smtpd" => self.smtpd(service, message),
                     "cleanup" if message.contains("reject: ") => {
-                        one(&mut self.refused, reason(&REFUSALS, message));
+                        one(&mut self.refused, refusal(message));
                     }
                     "smtp" | "lmtp" | "error" | "retry" => self.delivery(program, message),
                     "qmgr" if message.contains(", status=expired") => {
@@ -114,7 +100,7 @@ impl Tally {
         let mut words = message.splitn(3, ' ');
         let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         if matches!(second, "reject:" | "milter-reject:") {
-            one(&mut self.refused, reason(&REFUSALS, message));
+            one(&mut self.refused, refusal(message));
         } else if message.starts_with("too many errors after ") {
             one(&mut self.refused, "too many errors in one dialogue");
         } else if message.starts_with("improper command pipelining ") {
@@ -138,8 +124,8 @@ impl Tally {
         match (status, program) {
             ("sent", "lmtp") => self.received += 1,
             ("sent", _) => self.sent += 1,
-            ("deferred", _) => one(&mut self.deferred, reason(&FAILURES, why)),
-            ("bounced", _) => one(&mut self.bounced, reason(&FAILURES, why)),
+            ("deferred", _) => one(&mut self.deferred, failures::meaning(why).unwrap_or(OTHER)),
+            ("bounced", _) => one(&mut self.bounced, failures::meaning(why).unwrap_or(OTHER)),
             _ => {}
         }
     }
@@ -238,7 +224,7 @@ mod tests {
             ),
             (
                 "postfix/smtp",
-                "4jX4: to=<eve@MX>, relay=none, delay=120, delays=0/0/120/0, dsn=4.4.3, status=deferred (unable to look up host MX: Temporary failure in name resolution)",
+                "4jX4: to=<eve@MX>, relay=MX[127.192.0.1]:25, delay=120, delays=0/0/120/0, dsn=4.4.2, status=deferred (lost connection with MX[127.192.0.1] while receiving the initial server greeting)",
             ),
             (
                 "postfix/smtp",
@@ -251,7 +237,7 @@ mod tests {
             ("postfix/qmgr", "4jX6: from=<ada@MX>, status=expired, returned to sender"),
         ]);
         assert_eq!((tally.received, tally.submitted, tally.sent), (1, 1, 1));
-        assert_eq!(tally.deferred["the other onion was not found; its server may be asleep"], 1);
+        assert_eq!(tally.deferred["the other server does not answer; it may be asleep"], 1);
         assert_eq!(tally.bounced["the other server refuses it"], 1);
         assert_eq!(tally.bounced["recipient outside of Tor"], 1);
         assert_eq!(tally.bounced["given up after five days"], 1);
