@@ -1,5 +1,5 @@
 //! What the templates of the overlay make of two sets of settings, byte by byte: the default ones and everything
-//! at once. Rendered by the agent's own renderer and compared with `tests/golden/config`.
+//! at once; and what a snowflake bridge makes of Tor's and the firewall's. Rendered by the agent's own renderer and compared with `tests/golden/config`.
 //!
 //! `CIPOLLA_BLESS=1 cargo test -p cipolla-agent --test golden` writes the golden files anew.
 
@@ -40,6 +40,14 @@ reachable_ports = [80, 443]
 dir_authorities = ["test000a orport=5000 no-v2 v3ident=14C131DFC5C6F93646BE72FA1401C02A8DF2E8B4 10.99.0.1:7000 9D2A A121 5A76 1B02 BCB9 B6CA 6B23 F1A0 0C0B 5B01"]
 [mail]
 imap = "webmail-only"
+"#;
+
+const SNOWFLAKE: &str = r#"
+[owner]
+mailbox = "ada"
+[tor]
+bridges = ["snowflake 192.0.2.3:80 0123456789ABCDEF0123456789ABCDEF01234567 fingerprint=0123456789ABCDEF0123456789ABCDEF01234567 url=https://broker.example/ front=front.example ice=stun:192.0.2.30:3478,stun:192.0.2.31:3478 utls-imitate=hellorandomizedalpn"]
+bridge_hosts = ["192.0.2.10 front.example", "192.0.2.11 front.example"]
 "#;
 
 fn repository() -> Utf8PathBuf {
@@ -159,7 +167,7 @@ fn is_firewall(path: &Utf8Path) -> bool {
     path == "etc/nftables.conf"
 }
 
-/// R1: the whole ruleset, for both sets of settings.
+/// R1, R4: the whole ruleset, for both sets of settings. Everything at once has an obfs4 bridge.
 #[test]
 fn nft_golden_r1() {
     compare("default", DEFAULT, is_firewall);
@@ -172,13 +180,19 @@ fn config_golden() {
     compare("everything", EVERYTHING, |path| !is_firewall(path));
 }
 
+/// R1, R4: what differs with snowflake.
+#[test]
+fn snowflake_golden() {
+    compare("snowflake", SNOWFLAKE, |path| is_firewall(path) || path.starts_with("etc/tor"));
+}
+
 /// A template without a value would stop the first start of every appliance.
 #[test]
 fn all_trees_together_render_and_their_tables_agree() {
     let image = Image::new("everything", &["common", "mail", "web"]);
     let fs = RealFs::open(Utf8Path::from_path(image.root.path()).unwrap()).unwrap();
     Table::load(&fs).unwrap();
-    for text in [DEFAULT, EVERYTHING] {
+    for text in [DEFAULT, EVERYTHING, SNOWFLAKE] {
         assert!(image.rendered(&settings::read(Settings::default(), text).unwrap()).len() > 13);
     }
 }

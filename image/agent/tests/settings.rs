@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-use agent::settings::{self, Imap, Problems, Settings};
+use agent::settings::{self, Imap, Problems, Settings, Transport};
 
 fn report(text: &str) -> String {
     let problems = settings::read(Settings::default(), text).unwrap_err();
@@ -95,6 +95,36 @@ fn a_secret_key_in_place_of_a_public_one_is_recognised() {
     assert!(report(text).contains("SECRET"));
 }
 
+#[test]
+fn every_wrong_bridge_is_named() {
+    let print = "0123456789ABCDEF0123456789ABCDEF01234567";
+    let snowflake = format!("snowflake 192.0.2.3:80 {print} url=https://broker.example/");
+    let text = format!(
+        "[tor]\nbridges = [\n\"meek 192.0.2.7:443 {print}\",\n\"obfs4 192.0.2.7 {print}\",\n\
+         \"{snowflake} front=front.example ice=stun:192.0.2.30:3478\",\n\
+         \"{snowflake} front=known.example ice=stun:stun.example:3478\",\n\
+         \"{snowflake} fronts=a.example,b.example ice=stun:192.0.2.30:3478\",\n\
+         \"192.0.2.7:443 {print}\",\n]\n\
+         bridge_hosts = [\"192.0.2.10 known.example\", \"front.example\"]\n"
+    );
+    insta::assert_snapshot!(report(&text));
+}
+
+#[test]
+fn bridges_say_what_has_to_be_reached() {
+    let print = "0123456789ABCDEF0123456789ABCDEF01234567";
+    let text = format!(
+        "[tor]\nbridge_hosts = [\"192.0.2.10 front.example\"]\nbridges = [\"192.0.2.8:9001 {print}\", \
+         \"snowflake 192.0.2.3:80 {print} url=https://broker.example/ front=front.example ice=stun:192.0.2.30:3478\", \
+         \"obfs4 192.0.2.7:443 {print} cert=abc iat-mode=0\", \"obfs4 192.0.2.9:443 {print} cert=abc\"]\n"
+    );
+    let tor = settings::read(Settings::default(), &text).unwrap().tor;
+    assert_eq!(tor.transports, [Transport::Obfs4, Transport::Snowflake]);
+    let addresses: Vec<_> = tor.bridge_addresses.iter().map(|to| format!("{}:{}", to.ip, to.port)).collect();
+    assert_eq!(addresses, ["192.0.2.8:9001", "192.0.2.10:443", "192.0.2.7:443", "192.0.2.9:443"]);
+    assert_eq!(tor.bridges.len(), 4);
+}
+
 /// Settings reach configuration files unquoted.
 #[test]
 fn no_setting_takes_what_means_something_in_a_configuration_file() {
@@ -104,6 +134,7 @@ fn no_setting_takes_what_means_something_in_a_configuration_file() {
         ("network", "address", "192.0.2.10/24", false),
         ("network", "gateway", "192.0.2.1", false),
         ("tor", "bridges", "obfs4 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 cert=abc", true),
+        ("tor", "bridge_hosts", "192.0.2.10 front.example", true),
         ("tor", "vanity_prefix", "ada", false),
         (
             "tor.test_network",

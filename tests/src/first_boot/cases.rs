@@ -31,6 +31,7 @@ const SETTINGS: &[Wrong] = &[
     wrong("network.wifi", "passphrase", r#""h1dden""#, "a WPA passphrase has 8 to 63 ASCII characters"),
     wrong("network.wifi", "country", r#""Germany""#, r#""Germany" is not a country code"#),
     wrong("tor", "bridges", r#"["meek 192.0.2.7:443"]"#, "the transport meek is not in this image"),
+    wrong("tor", "bridge_hosts", r#"["front.example"]"#, r#""front.example" is not an IPv4 address"#),
     wrong("tor", "reachable_ports", "[0]", "this must be a whole number from 1 to 65535"),
     wrong("tor", "vanity_prefix", r#""toolong""#, "a vanity prefix has 1 to 5 characters, this one has 7"),
     wrong("tor.test_network", "dir_authorities", r#"["nobody"]"#, "a directory authority reads: NAME"),

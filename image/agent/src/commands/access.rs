@@ -15,8 +15,6 @@ use crate::handover;
 use crate::machine::Machine;
 use crate::onions::Onion;
 
-const TOR: &str = "tor@default.service";
-
 /// A key that was just made. It is shown once.
 #[derive(Serialize)]
 pub struct Grant {
@@ -80,7 +78,7 @@ pub struct Device {
 }
 
 fn reload_tor(machine: &Machine<'_>) -> Result<Vec<String>> {
-    services::reload(machine, &[TOR])
+    services::reload(machine, &[services::TOR])
 }
 
 /// Makes a key for a device and lets it in.

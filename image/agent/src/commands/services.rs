@@ -7,10 +7,13 @@ use camino::Utf8Path;
 
 use crate::machine::Machine;
 
+/// Tor's unit.
+pub const TOR: &str = "tor@default.service";
+
 /// Which unit reads a rendered file. Files that no running unit reads are not listed.
 const READERS: [(&str, &str); 8] = [
     ("/etc/nftables.conf", "nftables.service"),
-    ("/etc/tor/", "tor@default.service"),
+    ("/etc/tor/", TOR),
     ("/etc/postfix/", "postfix.service"),
     ("/etc/dovecot/", "dovecot.service"),
     ("/etc/nginx/", "nginx.service"),
@@ -32,12 +35,24 @@ pub fn affected<'p>(paths: impl IntoIterator<Item = &'p str>) -> Vec<&'static st
 /// # Errors
 /// When systemctl(1) cannot be started.
 pub fn reload(machine: &Machine<'_>, units: &[&str]) -> Result<Vec<String>> {
+    tell(machine, "try-reload-or-restart", units)
+}
+
+/// Restarts Tor if it runs; returns what went wrong, as the owner should read it. All its connections end.
+///
+/// # Errors
+/// When systemctl(1) cannot be started.
+pub fn restart_tor(machine: &Machine<'_>) -> Result<Vec<String>> {
+    tell(machine, "try-restart", &[TOR])
+}
+
+fn tell(machine: &Machine<'_>, verb: &str, units: &[&str]) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     if !machine.programs.has("systemctl") {
         return Ok(problems);
     }
     for unit in units {
-        let ran = machine.programs.run(&["systemctl", "try-reload-or-restart", unit])?;
+        let ran = machine.programs.run(&["systemctl", verb, unit])?;
         if !ran.success {
             problems.push(format!("{unit} could not be reloaded: {}", ran.stderr.trim()));
         }

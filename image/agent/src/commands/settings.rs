@@ -66,17 +66,24 @@ pub fn apply(machine: &Machine<'_>, content: &[u8], name: &str, say: Say<'_>) ->
     let (settings, text) = load::check(fs, content, name)?;
     let accounts = Accounts::load(fs)?;
     access_check::verify(fs)?;
+    // A Tor that runs takes no other transports (NoExec), and keeps the names that it started with. If nobody knows
+    // what was in effect, it might be this.
+    let other_bridges =
+        load::load(fs, None).map_or(true, |before| !before.settings.tor.same_bridges(&settings.tor));
     let changed = render::plan(machine, &settings, &accounts)?;
-    let units = services::affected(changed.changed().iter().map(|file| file.path.as_str()));
+    let mut units = services::affected(changed.changed().iter().map(|file| file.path.as_str()));
     render::run(machine, &settings, &accounts, say)?;
     // Only settings that could be rendered are remembered.
     let path = Utf8Path::new(paths::ACCEPTED_SETTINGS);
     atomic::put(fs, path, text.as_bytes(), Access::root(0o600), Replace::Allowed)?;
     authorized_keys(fs, &settings, say)?;
     handover::console(fs, &settings)?;
-    for problem in services::reload(machine, &units)? {
-        say(&problem);
+    units.retain(|unit| !(other_bridges && *unit == services::TOR));
+    let mut problems = services::reload(machine, &units)?;
+    if other_bridges {
+        problems.extend(services::restart_tor(machine)?);
     }
+    problems.iter().for_each(|problem| say(problem));
     if fs.entry(Utf8Path::new(SYSTEM_CREDENTIAL))?.is_some() {
         say(
             "note: this machine gets its settings from its host as a credential; at the next start those win",

@@ -21,6 +21,7 @@
 //!
 //! [tor]
 //! bridges = ["obfs4 192.0.2.7:443 FINGERPRINT cert=… iat-mode=0"]
+//! bridge_hosts = ["192.0.2.10 front.example"]   # addresses of the names in a snowflake bridge, as in hosts(5)
 //! reachable_ports = [80, 443]      # if the network lets only these out
 //! vanity_prefix = "ada"            # of the mail domain, up to 5 characters; counts at the first start only
 //!
@@ -40,6 +41,7 @@
 //! imap = "onion"                   # mail programs reach the client onion; or "webmail-only", the safest
 //! ```
 
+mod bridges;
 pub mod load;
 mod problem;
 mod read;
@@ -52,9 +54,10 @@ use std::net::Ipv4Addr;
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
+pub use bridges::{BridgeAddress, Transport};
 pub use problem::{Problem, Problems};
 pub use read::read;
-pub use values::{BridgeAddress, Network4, quota};
+pub use values::{Network4, quota};
 
 /// All settings, valid. Serialized as the `settings` of the templates.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -132,14 +135,26 @@ impl std::fmt::Debug for Wifi {
 pub struct Tor {
     /// Lines for torrc's `Bridge`.
     pub bridges: Vec<String>,
-    /// Where these bridges are: the firewall lets Tor reach them even in local networks.
+    /// The pluggable transports of these bridges, each once.
+    pub transports: Vec<Transport>,
+    /// Where TCP goes because of these bridges, even in local networks. With bridges it goes nowhere else.
     pub bridge_addresses: Vec<BridgeAddress>,
+    /// Addresses of names in bridge lines, as lines of hosts(5).
+    pub bridge_hosts: Vec<String>,
     /// Ports that the network lets out; empty: all.
     pub reachable_ports: Vec<u16>,
     /// How the mail domain shall begin.
     pub vanity_prefix: Option<String>,
     /// A private Tor network.
     pub test_network: TestNetwork,
+}
+
+impl Tor {
+    /// Whether others have the same bridges, reached in the same way.
+    #[must_use]
+    pub fn same_bridges(&self, other: &Self) -> bool {
+        self.bridges == other.bridges && self.bridge_hosts == other.bridge_hosts
+    }
 }
 
 /// A private Tor network instead of the public one.

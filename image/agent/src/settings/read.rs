@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::reader::{self, Found, Reader};
-use super::{Imap, Network, Problem, Settings, Wifi, text, values};
+use super::{Imap, Network, Problem, Settings, Wifi, bridges, text, values};
 
 /// Reads settings on top of `base`: what the text does not name stays as it is there.
 ///
@@ -135,8 +135,13 @@ fn wifi(mut section: Reader<'_>) -> Option<Wifi> {
 
 fn tor(settings: &mut Settings, mut section: Reader<'_>) {
     let tor = &mut settings.tor;
-    if let Some(bridges) = section.texts("bridges", values::bridge) {
-        (tor.bridges, tor.bridge_addresses) = bridges.into_iter().unzip();
+    set(&mut tor.bridge_hosts, section.texts("bridge_hosts", bridges::host));
+    if let Some(bridges) = section.texts("bridges", |text| bridges::bridge(text, &tor.bridge_hosts)) {
+        tor.transports = bridges.iter().filter_map(|bridge| bridge.transport).collect();
+        tor.transports.sort_unstable();
+        tor.transports.dedup();
+        tor.bridge_addresses = bridges.iter().flat_map(|bridge| bridge.connects.clone()).collect();
+        tor.bridges = bridges.into_iter().map(|bridge| bridge.line).collect();
     }
     set(&mut tor.reachable_ports, section.list("reachable_ports", port));
     let prefix = section.text("vanity_prefix", |text| {

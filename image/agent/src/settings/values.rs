@@ -30,15 +30,6 @@ impl Serialize for Network4 {
     }
 }
 
-/// Where a bridge listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct BridgeAddress {
-    /// Address.
-    pub ip: Ipv4Addr,
-    /// TCP port.
-    pub port: u16,
-}
-
 fn address_and_prefix(text: &str) -> Option<(Ipv4Addr, u8)> {
     let (address, prefix) = text.split_once('/')?;
     let prefix = prefix.parse().ok().filter(|p| (1..=32).contains(p))?;
@@ -87,7 +78,7 @@ pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
 }
 
 /// A line for torrc: printable ASCII without what means something to Tor or to another program that reads it.
-fn torrc_line(text: &str) -> Result<(), String> {
+pub(super) fn torrc_line(text: &str) -> Result<(), String> {
     match text.chars().find(|c| !matches!(c, ' '..='~') || SPECIAL.contains(*c)) {
         Some(strange) => Err(format!("the character {strange:?} cannot be in such a line")),
         None if text.trim() != text || text.is_empty() => {
@@ -95,34 +86,6 @@ fn torrc_line(text: &str) -> Result<(), String> {
         }
         None => Ok(()),
     }
-}
-
-/// A bridge as Tor's bridge distribution writes it.
-pub(super) fn bridge(text: &str) -> Result<(String, BridgeAddress), String> {
-    torrc_line(text)?;
-    let mut words = text.split(' ').filter(|w| !w.is_empty());
-    let mut word = words.next().unwrap_or_default();
-    if word.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        if word == "Bridge" {
-            return Err("leave out the word Bridge at the beginning".into());
-        }
-        if word != "obfs4" {
-            return Err(format!("the transport {word} is not in this image; obfs4 and plain bridges are"));
-        }
-        word = words.next().unwrap_or_default();
-    }
-    let address = match word.parse() {
-        Ok(SocketAddr::V4(address)) => BridgeAddress { ip: *address.ip(), port: address.port() },
-        Ok(SocketAddr::V6(_)) => {
-            return Err("IPv6 is off on the wire; use a bridge with an IPv4 address".into());
-        }
-        Err(_) => return Err(format!("{word:?} is not an address with port; copy the whole bridge line")),
-    };
-    let fingerprint = words.next().unwrap_or_default();
-    if fingerprint.len() != 40 || !fingerprint.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err("after the address must come the bridge's fingerprint of 40 hexadecimal digits".into());
-    }
-    Ok((text.to_owned(), address))
 }
 
 /// A line for torrc's `DirAuthority`.
@@ -194,17 +157,6 @@ mod tests {
         for wrong in ["192.0.2.0/24", "192.0.2.255/24", "127.0.0.1/8", "192.0.2.10", "192.0.2.10/33"] {
             assert!(interface_address(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn bridges() {
-        let print = "0123456789ABCDEF0123456789ABCDEF01234567";
-        let (_, address) = bridge(&format!("obfs4 192.0.2.7:443 {print} cert=abc iat-mode=0")).unwrap();
-        assert_eq!((address.ip, address.port), (Ipv4Addr::new(192, 0, 2, 7), 443));
-        assert!(bridge(&format!("192.0.2.7:443 {print}")).is_ok());
-        assert!(bridge(&format!("meek 192.0.2.7:443 {print}")).unwrap_err().contains("meek"));
-        assert!(bridge(&format!("[2001:db8::1]:443 {print}")).unwrap_err().contains("IPv6"));
-        assert!(bridge(&format!("192.0.2.7:443 {print}\nExitRelay 1")).is_err());
     }
 
     #[test]

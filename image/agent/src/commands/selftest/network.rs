@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use serde_json::Value;
 
 use super::{Ground, Outcome};
-use crate::settings::load;
+use crate::settings::{Transport, load};
 
 /// Listeners of every mail appliance, as protocol and address.
 const ALWAYS: [&str; 10] = [
@@ -22,6 +22,8 @@ const ALWAYS: [&str; 10] = [
     "udp 127.0.0.1:53",
     "tcp 127.0.0.1:22",
 ];
+/// Where the kernel puts who asks for any port: `net.ipv4.ip_local_port_range`, as in nftables.conf.
+const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 /// DHCP's client listens where it asks; nothing else on the network is let in.
 const DHCP: &str = ":68";
 /// Ports of services on loopback.
@@ -61,11 +63,11 @@ pub(super) fn listeners(ground: &Ground<'_, '_>) -> Result<Outcome> {
         expected.remove("tcp 127.0.0.1:22");
         expected.insert("tcp 0.0.0.0:22".into());
     }
-    Ok(Outcome::of(compare(&expected, &ground.ask(&["ss", "-Hlntu"])?)))
+    Ok(Outcome::of(compare(&expected, &settings.tor.transports, &ground.ask(&["ss", "-Hlntu"])?)))
 }
 
 /// Compares with the answer of ss(8): `tcp LISTEN 0 100 127.0.0.1:10993 0.0.0.0:*`.
-fn compare(expected: &BTreeSet<String>, answer: &str) -> Vec<String> {
+fn compare(expected: &BTreeSet<String>, transports: &[Transport], answer: &str) -> Vec<String> {
     let listener = |line: &str| {
         let mut words = line.split_whitespace();
         Some(format!("{} {}", words.next()?, words.nth(3)?))
@@ -73,10 +75,26 @@ fn compare(expected: &BTreeSet<String>, answer: &str) -> Vec<String> {
     let found: BTreeSet<_> = answer.lines().filter_map(listener).collect();
     let foreign = found
         .difference(expected)
-        .filter(|listener| !(listener.starts_with("udp ") && listener.ends_with(DHCP)));
+        .filter(|listener| !(listener.starts_with("udp ") && listener.ends_with(DHCP)))
+        .filter(|listener| !is_transport(listener, transports));
     let mut wrong: Vec<_> = foreign.map(|listener| format!("{listener} must not listen")).collect();
     wrong.extend(expected.difference(&found).map(|listener| format!("{listener} does not listen")));
     wrong
+}
+
+/// Whether a transport of Tor may be behind a listener: its door for Tor on loopback, or one end of a conversation
+/// with snowflake's volunteers, which lets in no one else (input chain).
+fn is_transport(listener: &str, transports: &[Transport]) -> bool {
+    let chosen_by_kernel = listener
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse::<u16>().ok())
+        .is_some_and(|port| EPHEMERAL.contains(&port));
+    let may = if listener.starts_with("tcp 127.0.0.1:") {
+        !transports.is_empty()
+    } else {
+        listener.starts_with("udp ") && transports.contains(&Transport::Snowflake)
+    };
+    chosen_by_kernel && may
 }
 
 pub(super) fn policies(ground: &Ground<'_, '_>) -> Result<Outcome> {
@@ -163,8 +181,18 @@ mod tests {
         let answer = "udp UNCONN 0      0      127.0.0.1:53    0.0.0.0:*\n\
                       udp UNCONN 0      0      192.168.1.2%eth0:68    0.0.0.0:*\n\
                       tcp LISTEN 0      100    0.0.0.0:25 0.0.0.0:*\n";
-        let wrong = compare(&expected, answer);
+        let wrong = compare(&expected, &[], answer);
         assert_eq!(wrong, ["tcp 0.0.0.0:25 must not listen", "tcp 127.0.0.1:22 does not listen"]);
+    }
+
+    #[test]
+    fn transports_of_tor_listen_where_the_kernel_puts_them() {
+        let answer = "tcp LISTEN 0 128 127.0.0.1:40123 0.0.0.0:*\n\
+                      tcp LISTEN 0 128 127.0.0.1:4000 0.0.0.0:*\n\
+                      tcp LISTEN 0 128 0.0.0.0:40123 0.0.0.0:*\n\
+                      udp UNCONN 0 0 192.168.1.2:50000 0.0.0.0:*\n";
+        let lines = |transports: &[Transport]| compare(&BTreeSet::new(), transports, answer).len();
+        assert_eq!([lines(&[]), lines(&[Transport::Obfs4]), lines(&[Transport::Snowflake])], [4, 3, 2]);
     }
 
     #[test]

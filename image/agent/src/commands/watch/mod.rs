@@ -14,14 +14,13 @@ use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use std::time::UNIX_EPOCH;
 
+use super::services::TOR;
 use super::status::utc;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::machine::Machine;
 use crate::paths;
 use crate::tor_control::Conversation;
 use plan::{Memory, Seen, Step};
-
-const TOR: &str = "tor@default.service";
 
 /// What was remembered; nothing if there is no memory, or none that this version understands.
 ///
