@@ -4,7 +4,7 @@
 //! bring its own.
 
 use std::cell::RefCell;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use camino::Utf8PathBuf;
@@ -37,6 +37,8 @@ pub struct Machine<'m> {
     pub rng: RefCell<Box<dyn CryptoRng + 'm>>,
     /// The time now.
     pub now: SystemTime,
+    /// How long the machine has been running, which no setting of the clock changes.
+    pub uptime: Duration,
     /// The folder with the system credentials, if systemd passed any.
     pub credentials: Option<Utf8PathBuf>,
 }
@@ -45,6 +47,13 @@ impl std::fmt::Debug for Machine<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Machine").field("now", &self.now).finish_non_exhaustive()
     }
+}
+
+/// How long this machine has been running (`CLOCK_BOOTTIME`, `clock_gettime(2)`).
+#[must_use]
+pub fn uptime() -> Duration {
+    // The kernel counts from zero on; a time that is none would be its own fault.
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).try_into().unwrap_or_default()
 }
 
 /// The kernel's random numbers, waiting for its generator to be seeded.

@@ -53,6 +53,8 @@ pub const BOOT_AUTHORITY: &str = "/run/cipolla/boot/CIPOLLA-CA.crt";
 pub const BOOT_CREDENTIALS: &str = "/run/cipolla/boot/credentials.age";
 /// What getty shows above the login prompt.
 pub const CONSOLE: &str = "/run/cipolla/issue";
+/// What getty shows below it, as long as something needs the owner's hands.
+pub const NOTICE: &str = "/run/cipolla/notice";
 /// What the watch over Tor remembers.
 pub const WATCH: &str = "/run/cipolla/watch.json";
 /// Defaults of this image.

@@ -36,37 +36,59 @@ impl Reply {
     }
 }
 
-/// How far Tor is with connecting, in percent.
+/// How Tor stands with its network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// How far it came with connecting, in percent. It stays at 100 when everything is lost again.
+    pub percent: u8,
+    /// Whether a circuit could be built since the start and since the clock last jumped.
+    pub circuit: bool,
+    /// From when until when its consensus is valid, each as `YYYY-MM-DD HH:MM:SS` in UTC; also of one that it does not
+    /// use because that time is not now.
+    pub consensus: Option<(String, String)>,
+    /// By how many seconds the clock is ahead in the eyes of a directory authority, as long as that is Tor's last
+    /// problem with connecting.
+    pub skew: Option<i64>,
+    /// Whether that problem is that Tor itself ends connections to relays while they are being made.
+    pub hangs_up: bool,
+}
+
+impl Standing {
+    /// Whether Tor can be used.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.percent == 100 && self.circuit
+    }
+
+    /// From the lines of the answer to [`standing`]'s question.
+    fn parse(lines: &[String]) -> Result<Self> {
+        let value =
+            |key: &str| lines.iter().find_map(|line| line.get(4..)?.strip_prefix(key)?.strip_prefix('='));
+        let phase = value("status/bootstrap-phase").unwrap_or_default();
+        let word = |key: &str| Some(phase.split_once(key)?.1.split([' ', '"']).next().unwrap_or_default());
+        let percent = word(" PROGRESS=").and_then(|percent| percent.parse().ok());
+        let reason = word(" REASON=");
+        let filled = |key: &str| value(key).filter(|value| !value.is_empty()).map(str::to_owned);
+        Ok(Self {
+            percent: percent.context("Tor's answer names no progress")?,
+            circuit: value("status/circuit-established") == Some("1"),
+            consensus: filled("consensus/valid-after").zip(filled("consensus/valid-until")),
+            skew: word("WARNING=\"Clock skew ")
+                .filter(|_| reason == Some("CLOCK_SKEW"))
+                .and_then(|skew| skew.parse().ok()),
+            hangs_up: reason == Some("DONE"),
+        })
+    }
+}
+
+/// How Tor stands with its network (`GETINFO`, control-spec).
 ///
 /// # Errors
 /// When Tor does not run or does not answer.
-pub fn bootstrap() -> Result<u8> {
-    let (mut stream, mut reader) = connect()?;
-    authenticate(&mut reader, &mut stream, &cookie()?)?;
-    let reply = exchange(&mut reader, &mut stream, "GETINFO status/bootstrap-phase")?.good()?;
-    progress(&reply.lines).context("Tor's answer names no progress")
-}
-
-/// From when until when the network's consensus is valid, each as `YYYY-MM-DD HH:MM:SS` in UTC: how late it is in the
-/// eyes of the Tor network.
-///
-/// # Errors
-/// When Tor does not run, does not answer, or has no consensus.
-pub fn consensus_times() -> Result<(String, String)> {
-    let lines = Conversation::open()?.ask("GETINFO consensus/valid-after consensus/valid-until")?;
-    let value = |key: &str| {
-        let found =
-            lines.iter().find_map(|line| Some(line.split_once(key)?.1.trim_start_matches('=').to_owned()));
-        found.filter(|value| !value.is_empty()).with_context(|| format!("Tor's answer names no {key}"))
-    };
-    Ok((value("consensus/valid-after")?, value("consensus/valid-until")?))
-}
-
-fn progress(lines: &[String]) -> Option<u8> {
-    lines.iter().find_map(|line| {
-        let (_, rest) = line.split_once("PROGRESS=")?;
-        rest.split(' ').next()?.parse().ok()
-    })
+pub fn standing() -> Result<Standing> {
+    let keys =
+        "status/bootstrap-phase status/circuit-established consensus/valid-after consensus/valid-until";
+    Standing::parse(&Conversation::open()?.ask(&format!("GETINFO {keys}"))?)
 }
 
 /// Opens a conversation with the running Tor: where to write, and where to read.
@@ -181,7 +203,54 @@ mod tests {
             "250-status/bootstrap-phase=NOTICE BOOTSTRAP PROGRESS=85 TAG=ap SUMMARY=\"x\"\r\n250 OK\r\nmore";
         let reply = exchange(&mut answer.as_bytes(), &mut Vec::new(), "GETINFO x").unwrap();
         assert_eq!((reply.code, reply.lines.len()), (250, 2));
-        assert_eq!(progress(&reply.lines), Some(85));
+        assert_eq!(Standing::parse(&reply.lines).unwrap().percent, 85);
+    }
+
+    /// As Tor 0.4.9 answers.
+    fn standing(phase: &str, circuit: u8, consensus: (&str, &str)) -> Standing {
+        let (after, until) = consensus;
+        let lines = [
+            format!("250-status/bootstrap-phase={phase}"),
+            format!("250-status/circuit-established={circuit}"),
+            format!("250-consensus/valid-after={after}"),
+            format!("250-consensus/valid-until={until}"),
+            "250 OK".to_owned(),
+        ];
+        Standing::parse(&lines).unwrap()
+    }
+
+    #[test]
+    fn a_connected_tor() {
+        let tor = standing(
+            "NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY=\"Done\"",
+            1,
+            ("2026-11-22 03:04:40", "2026-11-22 03:05:20"),
+        );
+        assert!(tor.is_connected() && tor.consensus.is_some() && tor.skew.is_none() && !tor.hangs_up);
+        assert!(!Standing { circuit: false, ..tor }.is_connected());
+    }
+
+    #[test]
+    fn a_clock_that_authorities_complain_about() {
+        let tor = standing(
+            "WARN BOOTSTRAP PROGRESS=40 TAG=loading_keys SUMMARY=\"Loading authority key certs\" WARNING=\"Clock skew \
+             -183596 in microdesc flavor consensus from CONSENSUS\" REASON=CLOCK_SKEW COUNT=14 RECOMMENDATION=warn \
+             HOSTID=\"?\" HOSTADDR=\"?\"",
+            0,
+            ("2026-11-22 03:02:20", "2026-11-22 03:03:00"),
+        );
+        assert_eq!((tor.percent, tor.skew, tor.is_connected()), (40, Some(-183_596), false));
+    }
+
+    #[test]
+    fn a_tor_that_takes_no_certificate() {
+        let tor = standing(
+            "WARN BOOTSTRAP PROGRESS=14 TAG=handshake SUMMARY=\"Handshaking with a relay\" WARNING=\"DONE\" REASON=DONE \
+             COUNT=11 RECOMMENDATION=warn HOSTID=\"42\" HOSTADDR=\"10.77.0.12:9001\"",
+            0,
+            ("", ""),
+        );
+        assert_eq!((tor.hangs_up, tor.consensus, tor.skew), (true, None, None));
     }
 
     #[test]

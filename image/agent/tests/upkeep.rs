@@ -6,11 +6,14 @@
 mod support;
 
 use std::cell::RefCell;
+use std::time::{Duration, SystemTime};
 
 use agent::boot;
 use agent::commands::watch::{self, plan::Seen};
 use agent::commands::{bans, digest, verify};
 use agent::fs::{Access, Fs as _};
+use agent::handover;
+use agent::machine::Machine;
 use agent::programs::{Programs, Ran};
 use anyhow::Result;
 use camino::Utf8Path;
@@ -163,9 +166,63 @@ fn a_tor_that_does_not_answer_is_noted_and_told() {
     let (seen, memory) = watch::act(&machine, &silent, &mut |_| {}).unwrap();
     assert!(!seen.is_well() && memory.trouble.is_some());
     assert_eq!(watch::problem(&fs).unwrap(), None, "one look is nothing");
-    machine.now += std::time::Duration::from_secs(300);
+    machine.now += Duration::from_secs(300);
     let mut said = Vec::new();
     watch::act(&machine, &silent, &mut |line| said.push(line.to_owned())).unwrap();
     assert!(programs.asked("systemctl restart tor@default.service"), "{said:?}");
     assert!(watch::problem(&fs).unwrap().unwrap().ends_with("Tor was restarted"));
+}
+
+/// Seconds since 1970, and since the start.
+fn at(machine: &mut Machine<'_>, now: u64, uptime: u64) {
+    machine.now = SystemTime::UNIX_EPOCH + Duration::from_secs(now);
+    machine.uptime = Duration::from_secs(uptime);
+}
+
+#[test]
+fn what_waits_by_the_clock_starts_anew_when_it_is_set_back() {
+    let fs = started();
+    let programs = Scripted::new(&[
+        ("systemctl restart tor@default.service", ""),
+        ("systemctl try-reload-or-restart postfix.service", ""),
+        ("postqueue -f", ""),
+    ]);
+    let mut machine = machine(&fs, &programs);
+    let connected = |_| Ok(Seen::Connected(Vec::new()));
+    // The start itself took note of the clock.
+    at(&mut machine, 1_780_000_000 + 18_060, 3660);
+    watch::act(&machine, &connected, &mut |_| {}).unwrap();
+    assert_eq!(programs.asked.borrow().len(), 0, "it was set forward");
+    at(&mut machine, 1_780_000_000 + 120, 3720);
+    let mut said = Vec::new();
+    watch::act(&machine, &connected, &mut |line| said.push(line.to_owned())).unwrap();
+    assert_eq!(
+        said,
+        ["the clock was set back by 300 minutes: restarting what waits by the clock"],
+        "five hours and the minute that passed"
+    );
+    assert!(programs.asked("postqueue -f") && programs.asked("systemctl restart tor@default.service"));
+    watch::act(&machine, &connected, &mut |line| said.push(line.to_owned())).unwrap();
+    assert_eq!(said.len(), 1, "once");
+}
+
+#[test]
+fn a_notice_stands_on_the_console_as_long_as_it_is_true() {
+    let fs = started();
+    let programs = Scripted::new(&[("agetty --reload", "")]);
+    let machine = machine(&fs, &programs);
+    let notice = || fs.read(Utf8Path::new("/run/cipolla/notice")).unwrap();
+    let words = "the clock is behind by 2 days: it says 2026-11-20 00:00 UTC. ".repeat(3);
+    for _ in 0..2 {
+        handover::notice(&machine, Some(&words)).unwrap();
+    }
+    let text = String::from_utf8(notice().unwrap()).unwrap();
+    assert!(
+        text.starts_with("! the clock is behind by 2 days: it says") && text.ends_with(".\n\n"),
+        "{text}"
+    );
+    assert!(text.lines().all(|line| line.len() < 80), "{text}");
+    assert_eq!(programs.asked.borrow().len(), 1, "getty shows it once");
+    handover::notice(&machine, None).unwrap();
+    assert_eq!((notice(), programs.asked.borrow().len()), (None, 2));
 }

@@ -15,6 +15,7 @@ use camino::Utf8Path;
 
 use crate::access_check;
 use crate::accounts::Accounts;
+use crate::commands::watch;
 use crate::fs::{Access, Fs, Replace, atomic};
 use crate::handover;
 use crate::machine::Machine;
@@ -70,6 +71,9 @@ pub fn run(machine: &Machine<'_>, say: Say<'_>) -> Result<usize> {
     let rendered = render::run(machine, &loaded.settings, &accounts, say)?;
     let tables = tables(machine, &loaded, &accounts, say)?;
     let handed = handover::run(machine, &loaded.settings, say)?;
+    if facts::roles(&accounts).onion {
+        watch::begin(machine)?;
+    }
     Ok(plan.actions().len() + rendered + tables + handed)
 }
 

@@ -62,6 +62,7 @@ fn with_machine<T>(
         boot_partition,
         rng: std::cell::RefCell::new(machine::system_rng()),
         now: SystemTime::now(),
+        uptime: machine::uptime(),
         credentials,
     })
 }

@@ -5,6 +5,7 @@ pub mod access;
 pub mod alias;
 pub mod bans;
 pub mod block;
+pub mod clock;
 pub mod credentials;
 pub mod digest;
 pub mod failures;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::accounts::Accounts;
 use crate::boot::facts::roles;
-use crate::commands::watch;
+use crate::commands::{clock, watch};
 use crate::credentials::Credential;
 use crate::image::Image;
 use crate::machine::Machine;
@@ -129,11 +129,14 @@ fn identity(machine: &Machine<'_>, report: &mut Report) -> Result<()> {
         report.unacknowledged |= machine.fs.entry(&credential.path())?.is_some();
     }
     report.problems.extend(watch::problem(machine.fs)?);
-    match tor_control::bootstrap() {
-        Ok(percent) => {
-            report.tor_bootstrap = Some(percent);
-            if percent < 100 {
-                report.problems.push(format!("Tor is still connecting ({percent} %)"));
+    report.problems.extend(clock::look(machine)?.complaint(machine));
+    match tor_control::standing() {
+        Ok(tor) => {
+            report.tor_bootstrap = Some(tor.percent);
+            if tor.percent < 100 {
+                report.problems.push(format!("Tor is still connecting ({} %)", tor.percent));
+            } else if !tor.circuit {
+                report.problems.push("Tor was connected and is not any more: it has no circuit".to_owned());
             }
         }
         Err(error) => report.problems.push(format!("Tor cannot be asked: {error:#}")),
@@ -221,6 +224,30 @@ fn configuration(machine: &Machine<'_>, accounts: &Accounts, report: &mut Report
     Ok(())
 }
 
+/// Seconds since 1970 of a time as `2026-11-21 21:23:28` in UTC; `None` if it is not one. The inverse of [`utc`].
+pub(super) fn seconds_of(text: &str) -> Option<u64> {
+    let (date, time) = text.split_once(' ')?;
+    let numbers =
+        |text: &str, mark: char| text.split(mark).map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>();
+    let [year, month, day] = numbers(date, '-')?.try_into().ok()?;
+    let [hour, minute, second] = numbers(time, ':')?.try_into().ok()?;
+    if !(1970..10_000).contains(&year)
+        || !(1..=12).contains(&month)
+        || !(1..=31).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 60
+    {
+        return None;
+    }
+    let (shifted_year, shifted_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * shifted_year + shifted_year / 4 - shifted_year / 100
+        + shifted_year / 400
+        + (153 * shifted_month + 2) / 5
+        + (day - 1);
+    (days * 86_400 + hour * 3600 + minute * 60 + second).checked_sub(719_468 * 86_400)
+}
+
 /// A time as `2026-11-21 21:23 UTC`. Days become dates by counting from 1 March, so that leap days come last.
 pub(super) fn utc(seconds: u64) -> String {
     let (days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
@@ -290,5 +317,12 @@ mod tests {
         assert_eq!(utc(951_827_696), "2000-02-29 12:34 UTC");
         assert_eq!(utc(1_795_296_208), "2026-11-21 21:23 UTC");
         assert_eq!(utc(4_107_542_399), "2100-02-28 23:59 UTC");
+        for time in [0, 951_827_696, 1_795_296_208, 4_107_542_399] {
+            let text = utc(time).replace(" UTC", &format!(":{:02}", time % 60));
+            assert_eq!(seconds_of(&text), Some(time), "{text}");
+        }
+        for wrong in ["", "2026-11-21", "2026-13-01 00:00:00", "1969-12-31 23:59:59", "2026-11-21 x:00:00"] {
+            assert_eq!(seconds_of(wrong), None, "{wrong}");
+        }
     }
 }

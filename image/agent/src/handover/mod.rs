@@ -180,6 +180,42 @@ pub fn console(fs: &dyn Fs, settings: &Settings) -> Result<()> {
     put_console(fs, &text)
 }
 
+/// Puts a notice below what every getty shows, or takes it away, and lets them show it if it is another one.
+///
+/// # Errors
+/// From the file system.
+pub fn notice(machine: &Machine<'_>, text: Option<&str>) -> Result<()> {
+    let (fs, path) = (machine.fs, Utf8Path::new(paths::NOTICE));
+    // A backslash would be an escape there (issue(5)).
+    let wanted = text.map(|text| format!("! {}\n\n", wrapped(&text.replace('\\', "\\\\"))));
+    let there = fs.read(path)?;
+    if there.as_deref() == wanted.as_deref().map(str::as_bytes) {
+        return Ok(());
+    }
+    match wanted {
+        Some(wanted) => {
+            atomic::put(fs, path, wanted.as_bytes(), Access::root(0o600), Replace::Allowed)?;
+        }
+        None => fs.remove(path).with_context(|| format!("removing {path}"))?,
+    }
+    refresh_console(machine)
+}
+
+/// Lines of at most 77 columns, those after the first indented by two.
+fn wrapped(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= 77 => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n  ")
+}
+
 /// Lets every getty show its text anew.
 ///
 /// # Errors

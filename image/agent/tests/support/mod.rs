@@ -76,6 +76,7 @@ pub(crate) fn machine<'m>(fs: &'m dyn Fs, programs: &'m dyn Programs) -> Machine
         boot_partition: &FolderBootPartition,
         rng: RefCell::new(machine::system_rng()),
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000),
+        uptime: Duration::from_secs(3600),
         credentials: None,
     }
 }

@@ -21,12 +21,11 @@ use serde_json::Value;
 pub use tally::{Reasons, Tally};
 
 use super::status::{self, utc};
-use super::watch;
+use super::{clock, watch};
 use crate::fs::{Access, Replace, atomic};
 use crate::machine::Machine;
 use crate::onions::Onion;
 use crate::pem::Pair;
-use crate::tor_control;
 use journal::Entry;
 
 /// What the check of integrity last found.
@@ -112,21 +111,10 @@ pub fn read(machine: &Machine<'_>, hours: u32) -> Result<Digest> {
         integrity: integrity(machine)?,
         certificates: certificates(machine)?,
         dropped: dropped(machine)?,
-        clock_agrees: tor_control::consensus_times().ok().map(|(begin, end)| agrees(now, &begin, &end)),
+        clock_agrees: clock::look(machine)?.agrees(),
         reachable_at: memory.proved,
         repairs: memory.taken.into_iter().filter(|taken| taken.at >= begin).collect(),
     })
-}
-
-/// So much the clock may differ from the Tor network's, in seconds. Tor itself bears more before it stops working.
-const TOLERANCE: u64 = 3600;
-
-/// Whether a time agrees with the validity of the network's consensus, which is given as `YYYY-MM-DD HH:MM:SS`: that
-/// sorts like time.
-pub(super) fn agrees(now: u64, begin: &str, end: &str) -> bool {
-    let minute = |text: &str| text.get(..16).unwrap_or(text).to_owned();
-    minute(&utc(now + TOLERANCE)) >= minute(begin)
-        && minute(&utc(now.saturating_sub(TOLERANCE))) <= minute(end)
 }
 
 fn integrity(machine: &Machine<'_>) -> Result<Option<Integrity>> {
@@ -286,14 +274,6 @@ mod tests {
             {"rule": {"chain": "output", "expr": [{"counter": {"packets": 4, "bytes": 9}}, {"drop": null}]}}]}"#;
         assert_eq!(dropped_packets(ruleset), Some(7));
         assert_eq!(dropped_packets("Error"), None);
-    }
-
-    #[test]
-    fn the_clock_is_compared_with_the_network() {
-        const AT_21_23: u64 = 1_795_296_208;
-        let agrees = |now| agrees(now, "2026-11-21 21:00:00", "2026-11-22 00:00:00");
-        assert!(agrees(AT_21_23) && agrees(AT_21_23 - 3600) && agrees(AT_21_23 + 3 * 3600));
-        assert!(!agrees(AT_21_23 - 2 * 3600) && !agrees(AT_21_23 + 4 * 3600));
     }
 
     #[test]

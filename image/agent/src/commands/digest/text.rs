@@ -46,9 +46,6 @@ impl Digest {
         for certificate in self.certificates.iter().filter(|certificate| certificate.days_left.is_none()) {
             needs.push(format!("the certificate of {} is due: restart the appliance", certificate.service));
         }
-        if self.clock_agrees == Some(false) {
-            needs.push("the clock does not agree with the Tor network's".into());
-        }
         needs
     }
 

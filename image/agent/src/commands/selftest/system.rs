@@ -1,14 +1,12 @@
 //! The system under the services.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Ground, Outcome, status};
-use crate::commands::digest::agrees;
-use crate::commands::status::utc;
+use crate::commands::clock;
 use crate::fs::{Fs, Kind};
 use crate::tor_control;
 
@@ -276,18 +274,21 @@ pub(super) fn integrity(ground: &Ground<'_, '_>) -> Result<Outcome> {
 }
 
 pub(super) fn tor(_ground: &Ground<'_, '_>) -> Result<Outcome> {
-    let percent = tor_control::bootstrap()?;
-    Ok(Outcome::of(if percent == 100 { Vec::new() } else { vec![format!("Tor is at {percent} %")] }))
+    let tor = tor_control::standing()?;
+    let wrong = match (tor.is_connected(), tor.percent) {
+        (true, _) => Vec::new(),
+        (false, 100) => vec!["Tor has no circuit any more".to_owned()],
+        (false, percent) => vec![format!("Tor is at {percent} %")],
+    };
+    Ok(Outcome::of(wrong))
 }
 
-pub(super) fn clock(_ground: &Ground<'_, '_>) -> Result<Outcome> {
-    let Ok((begin, end)) = tor_control::consensus_times() else {
-        return Ok(Outcome::skipped("Tor has no consensus to compare with"));
-    };
-    // Not the time at which this command began: that may be a minute ago.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
-    let said = format!("it is {} here, and in the Tor network between {begin} and {end}", utc(now));
-    Ok(Outcome::of(if agrees(now, &begin, &end) { Vec::new() } else { vec![said] }))
+pub(super) fn clock(ground: &Ground<'_, '_>) -> Result<Outcome> {
+    let verdict = clock::look(ground.machine)?;
+    if verdict == clock::Verdict::Unknown {
+        return Ok(Outcome::skipped("Tor has not heard how late it is"));
+    }
+    Ok(Outcome::of(verdict.complaint(ground.machine).into_iter().collect()))
 }
 
 pub(super) fn entropy(ground: &Ground<'_, '_>) -> Result<Outcome> {

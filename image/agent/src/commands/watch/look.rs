@@ -24,9 +24,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Whether Tor is connected, without asking the network.
 pub(super) fn connection() -> Seen {
-    match tor_control::bootstrap() {
+    match tor_control::standing() {
         Err(error) => Seen::Silent(format!("{error:#}")),
-        Ok(percent) if percent < 100 => Seen::Connecting(percent),
+        Ok(tor) if !tor.is_connected() => Seen::Connecting(tor.percent),
         Ok(_) => Seen::Connected(Vec::new()),
     }
 }

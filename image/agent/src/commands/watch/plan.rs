@@ -16,6 +16,12 @@ const BEFORE_RESTART: u64 = 15 * MINUTE;
 const BEFORE_REPORT: u64 = 15 * MINUTE;
 /// From then on Tor is restarted again in this rhythm, in seconds.
 const BETWEEN_RESTARTS: u64 = 6 * 60 * MINUTE;
+/// From then on after the start services are looked at, in seconds: they need some minutes until they are announced, and
+/// the network's relays would not answer again soon.
+const SETTLED: u64 = 10 * MINUTE;
+/// A clock that was set back by so much, in seconds, makes Tor and Postfix wait that much longer for whatever they wait
+/// for: both plan by the clock.
+const SET_BACK: i64 = 600;
 /// So many past steps are remembered.
 const HISTORY: usize = 40;
 
@@ -39,6 +45,8 @@ pub enum Seen {
     Silent(String),
     /// Tor is not connected; so far it is at this percentage.
     Connecting(u8),
+    /// Not everything can be reached, and the clock is wrong, in these words.
+    WrongClock(String),
     /// Tor is connected, and these are the services that were looked at; none if nobody looked.
     Connected(Vec<(String, Service)>),
 }
@@ -53,6 +61,8 @@ pub enum Step {
     Restart,
     /// The owner has to know.
     Report,
+    /// What waits by the clock starts anew, since the clock was set back.
+    Reset,
 }
 
 impl Step {
@@ -63,6 +73,7 @@ impl Step {
             Self::Refresh => "reloading Tor and asking for new circuits",
             Self::Restart => "restarting Tor",
             Self::Report => "telling the owner",
+            Self::Reset => "restarting what waits by the clock",
         }
     }
 }
@@ -75,6 +86,8 @@ pub enum Kind {
     Silent,
     /// Tor is not connected.
     Unconnected,
+    /// The clock is wrong. No step helps; the owner is told by status, digest and console as long as it lasts.
+    Clock,
     /// A service is away.
     Service,
 }
@@ -114,15 +127,33 @@ pub struct Memory {
     pub trouble: Option<Trouble>,
     /// The last steps, the latest at the end.
     pub taken: Vec<Taken>,
+    /// When the machine was started, by the clock as it was at the last look, in seconds since 1970. It moves with the
+    /// clock whenever that is set.
+    pub started: Option<u64>,
 }
 
 impl Memory {
-    /// Whether it is time to look at everything.
+    /// Whether it is time to look at everything, `uptime` seconds after the start.
     #[must_use]
-    pub fn must_prove(&self, now: u64) -> bool {
+    pub fn must_prove(&self, now: u64, uptime: u64) -> bool {
         // A clock that was set back makes the proof worthless.
         let fresh = |proved| (proved..proved + PROOF_LASTS).contains(&now);
-        self.trouble.is_some() || !self.proved.is_some_and(fresh)
+        uptime >= SETTLED && (self.trouble.is_some() || !self.proved.is_some_and(fresh))
+    }
+
+    /// Notes how the clock stands, and returns by how many seconds it was set since it was noted last.
+    pub(super) fn note_clock(&mut self, now: u64, uptime: u64) -> i64 {
+        let started = now.saturating_sub(uptime);
+        let before = self.started.replace(started).unwrap_or(started);
+        started.cast_signed().saturating_sub(before.cast_signed())
+    }
+}
+
+impl Memory {
+    fn take(&mut self, at: u64, step: Step, why: String) {
+        self.taken.push(Taken { at, step, why });
+        let surplus = self.taken.len().saturating_sub(HISTORY);
+        self.taken.drain(..surplus);
     }
 }
 
@@ -130,7 +161,9 @@ impl Memory {
 fn wrong(seen: &Seen) -> Option<String> {
     match seen {
         Seen::Silent(why) => Some(format!("Tor does not answer ({why})")),
+        Seen::Connecting(100) => Some("Tor is not connected any more".to_owned()),
         Seen::Connecting(percent) => Some(format!("Tor is not connected ({percent} %)")),
+        Seen::WrongClock(words) => Some(words.clone()),
         Seen::Connected(services) => {
             let lost = services.iter().filter_map(|(name, service)| match service {
                 Service::Unreachable(why) => Some(format!("{name} cannot be reached ({why})")),
@@ -142,9 +175,20 @@ fn wrong(seen: &Seen) -> Option<String> {
     }
 }
 
-/// Decides what to remember and which step to take.
+/// Decides what to remember and which step to take, at the time `now` and `uptime` seconds after the start.
 #[must_use]
-pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step>) {
+pub fn decide(mut memory: Memory, now: u64, uptime: u64, seen: &Seen) -> (Memory, Option<Step>) {
+    let set_by = memory.note_clock(now, uptime);
+    if set_by.abs() >= SET_BACK {
+        // Times before and after cannot be compared.
+        memory.trouble = None;
+        memory.proved = None;
+    }
+    if set_by <= -SET_BACK {
+        let why = format!("the clock was set back by {} minutes", set_by.unsigned_abs() / MINUTE);
+        memory.take(now, Step::Reset, why);
+        return (memory, Some(Step::Reset));
+    }
     let Some(what) = wrong(seen) else {
         let Seen::Connected(services) = seen else { return (memory, None) };
         let reachable = |(_, service): &(String, Service)| *service == Service::Reachable;
@@ -158,6 +202,7 @@ pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step
     let kind = match seen {
         Seen::Silent(_) => Kind::Silent,
         Seen::Connecting(_) => Kind::Unconnected,
+        Seen::WrongClock(_) => Kind::Clock,
         Seen::Connected(_) => Kind::Service,
     };
     let trouble = match memory.trouble.take() {
@@ -172,6 +217,7 @@ pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step
     };
     let waited = now - trouble.step_at;
     let step = match (trouble.step, kind) {
+        (_, Kind::Clock) => None,
         // Who does not answer cannot be asked to reload.
         (None, Kind::Silent) => (waited >= BEFORE_REFRESH).then_some(Step::Restart),
         (None, Kind::Unconnected) => (waited >= BEFORE_REFRESH_UNCONNECTED).then_some(Step::Refresh),
@@ -180,16 +226,16 @@ pub fn decide(mut memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step
         (Some(Step::Restart), _) if !reported(&memory, &trouble) => {
             (waited >= BEFORE_REPORT).then_some(Step::Report)
         }
-        (Some(Step::Restart | Step::Report), _) => (waited >= BETWEEN_RESTARTS).then_some(Step::Restart),
+        (Some(Step::Restart | Step::Report | Step::Reset), _) => {
+            (waited >= BETWEEN_RESTARTS).then_some(Step::Restart)
+        }
     };
     let trouble = match step {
         Some(step) => Trouble { step: Some(step), step_at: now, ..trouble },
         None => trouble,
     };
     if let Some(step) = step {
-        memory.taken.push(Taken { at: now, step, why: trouble.what.clone() });
-        let surplus = memory.taken.len().saturating_sub(HISTORY);
-        memory.taken.drain(..surplus);
+        memory.take(now, step, trouble.what.clone());
     }
     memory.trouble = Some(trouble);
     (memory, step)
@@ -214,7 +260,9 @@ impl fmt::Display for Seen {
                 }
                 Ok(())
             }
-            Self::Silent(_) | Self::Connecting(_) => f.write_str(&wrong(self).unwrap_or_default()),
+            Self::Silent(_) | Self::Connecting(_) | Self::WrongClock(_) => {
+                f.write_str(&wrong(self).unwrap_or_default())
+            }
         }
     }
 }
@@ -230,6 +278,11 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One look, by a clock that nobody sets.
+    fn decide(memory: Memory, now: u64, seen: &Seen) -> (Memory, Option<Step>) {
+        super::decide(memory, now, now, seen)
+    }
 
     fn connected(mx: Service) -> Seen {
         Seen::Connected(vec![("mx".into(), mx), ("client".into(), Service::Reachable)])
@@ -289,25 +342,50 @@ mod tests {
             decide(before.clone(), 2000, &connected(Service::Unknown("asked too often".into())));
         assert_eq!((after, step), (before, None));
         let (after, step) = decide(Memory::default(), 1000, &Seen::Connected(Vec::new()));
-        assert_eq!((after, step), (Memory::default(), None));
+        assert_eq!((after.trouble, after.proved, step), (None, None, None));
     }
 
     #[test]
     fn everything_is_looked_at_now_and_then_and_while_something_is_wrong() {
         let proved = |proved| Memory { proved, ..Memory::default() };
-        assert!(proved(None).must_prove(1000));
-        assert!(!proved(Some(1000)).must_prove(1000 + 29 * MINUTE));
-        assert!(proved(Some(1000)).must_prove(1000 + 30 * MINUTE));
-        assert!(proved(Some(1000)).must_prove(900), "the clock was set back");
+        let later = SETTLED;
+        assert!(proved(None).must_prove(1000, later) && !proved(None).must_prove(1000, later - 1));
+        assert!(!proved(Some(1000)).must_prove(1000 + 29 * MINUTE, later));
+        assert!(proved(Some(1000)).must_prove(1000 + 30 * MINUTE, later));
+        assert!(proved(Some(1000)).must_prove(900, later), "the clock was set back");
         let (memory, _) = decide(proved(Some(1000)), 1001, &lost());
-        assert!(memory.must_prove(1002));
+        assert!(memory.must_prove(1002, later));
     }
 
     #[test]
-    fn a_clock_that_was_set_back_starts_anew() {
-        let (memory, _) = decide(Memory::default(), 5000, &lost());
-        let (memory, step) = decide(memory, 100, &lost());
-        assert_eq!((memory.trouble.map(|trouble| trouble.since), step), (Some(100), None));
+    fn what_waits_by_a_clock_that_was_set_back_starts_anew() {
+        let (memory, _) = super::decide(Memory::default(), 100_000, 700, &lost());
+        let (memory, step) = super::decide(memory, 82_060, 760, &lost());
+        assert_eq!((memory.trouble.as_ref(), step), (None, Some(Step::Reset)));
+        assert_eq!(memory.taken[0].why, "the clock was set back by 300 minutes");
+        let (memory, step) = super::decide(memory, 82_120, 820, &lost());
+        assert_eq!((memory.trouble.map(|trouble| trouble.since), step), (Some(82_120), None), "once");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_or_corrected_a_little_disturbs_nothing() {
+        let well = connected(Service::Reachable);
+        let (memory, _) = super::decide(Memory::default(), 100_000, 700, &well);
+        let (memory, step) = super::decide(memory, 118_060, 760, &Seen::Connecting(100));
+        assert_eq!((memory.proved, step), (None, None));
+        assert_eq!(memory.trouble.as_ref().map(|trouble| trouble.since), Some(118_060));
+        let (_, step) = super::decide(memory, 118_000, 820, &well);
+        assert_eq!(step, None);
+    }
+
+    #[test]
+    fn nothing_is_restarted_because_of_a_wrong_clock() {
+        let wrong = Seen::WrongClock("the clock is behind by 2 days".into());
+        assert_eq!(steps(&wrong, 200), []);
+        assert!(!wrong.is_well());
+        let (memory, _) = decide(Memory::default(), 1000, &wrong);
+        let (memory, step) = decide(memory, 1000 + 60 * MINUTE, &Seen::Connecting(10));
+        assert_eq!((memory.trouble.map(|trouble| trouble.kind), step), (Some(Kind::Unconnected), None));
     }
 
     #[test]
