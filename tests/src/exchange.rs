@@ -1,4 +1,5 @@
-//! Two appliances from the same image write to each other, over the private Tor network.
+//! Two appliances from the same image write to each other, over the private Tor network. One of them reaches it
+//! through an obfs4 bridge.
 //!
 //! The owner's programs are the thin clients: submission and IMAP through Tor, with TLS that trusts the
 //! appliance's own authority and nobody else.
@@ -55,12 +56,12 @@ impl Scenario for Exchange {
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "exchange")?;
-        let mut people = Vec::new();
-        for name in ["ada", "bob"] {
-            let resident = world.appliance(ctx, probe, &format!("exchange/{name}"), name)?;
-            people.push(Person { resident, name, site: None });
-        }
-        Ok(State { people, world })
+        // Bob's provider lets nobody use Tor: his appliance goes through a bridge.
+        let ada = world.appliance(ctx, probe, "exchange/ada", "ada")?;
+        let bob = world.appliance_behind_bridge(ctx, probe, "exchange/bob", "bob")?;
+        let people =
+            [("ada", ada), ("bob", bob)].map(|(name, resident)| Person { resident, name, site: None });
+        Ok(State { people: people.into(), world })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -77,6 +78,7 @@ impl Scenario for Exchange {
             check("two_appliances_exchange_mail_back", &["R36"], |state: &mut State| exchange(state, 1, 0)),
             check("headers_no_ip_no_agent_no_zone", &["R31"], headers_tell_nothing),
             check("captures_hold_only_tor_and_dhcp", &["R1", "R4", "R6"], only_tor_and_dhcp),
+            check("obfs4_bridge_is_the_only_way", &["R4"], obfs4_bridge_is_the_only_way),
         ];
         vec![Phase { enter: |_| Ok(()), checks }]
     }
@@ -241,6 +243,22 @@ fn only_tor_and_dhcp(state: &mut State) -> Verdict {
     for person in &state.people {
         let tally = state.world.judge(&person.resident)?;
         findings.extend(tally.findings.iter().map(|finding| format!("{}: {finding}", person.name)));
+    }
+    none_of(&findings)
+}
+
+/// Bob's Tor speaks to its bridge and nobody else, through a transport in the same sandbox, and nothing was denied.
+fn obfs4_bridge_is_the_only_way(state: &mut State) -> Verdict {
+    let bob = &mut state.people[1].resident;
+    let tally = state.world.judge(bob)?;
+    let mut findings = tally.findings;
+    if tally.tor_connects == 0 {
+        findings.push("no connection to the bridge".to_owned());
+    }
+    findings.extend(bob.confines("obfs4proxy")?);
+    let listeners = bob.appliance.run("cipolla selftest listeners_exact_set")?;
+    if !listeners.status.success() {
+        findings.push(format!("{}{}", listeners.stdout, listeners.stderr));
     }
     none_of(&findings)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use clients::Door;
-use qemu::{Deadline, Keep, Lab, Port, Probe, RunDir, TorClient, TorNetwork};
+use qemu::{Deadline, Keep, Lab, Port, Probe, RunDir, TorBridge, TorClient, TorNetwork};
 use serde::Deserialize;
 
 use crate::Context;
@@ -18,6 +18,7 @@ const TOR: u64 = 240;
 /// What surrounds appliances. Fields are dropped in this order; appliances have to be dropped before.
 pub(crate) struct World {
     client: Option<TorClient>,
+    bridge: Option<TorBridge>,
     tor: TorNetwork,
     lab: Lab,
 }
@@ -28,6 +29,8 @@ pub(crate) struct Resident {
     /// When its power came on.
     pub(crate) since: Instant,
     port: Port,
+    /// The only way into the Tor network that it knows, if it has bridges.
+    bridge: Option<SocketAddrV4>,
 }
 
 /// Who an appliance belongs to, in its settings.
@@ -38,11 +41,25 @@ pub(crate) struct Owner<'o> {
     pub(crate) ssh_keys: &'o [String],
 }
 
+/// How an appliance gets through to Tor, in its settings; by default as it likes.
+#[derive(Default)]
+pub(crate) struct Bridges<'b> {
+    /// Bridge lines.
+    pub(crate) lines: &'b [String],
+    /// Addresses of names in them, as in hosts(5).
+    pub(crate) hosts: &'b [String],
+}
+
 impl<'o> From<&'o str> for Owner<'o> {
     fn from(mailbox: &'o str) -> Self {
         Self { mailbox, ssh_keys: &[] }
     }
 }
+
+/// Each process of Tor's unit as `NAME PROFILE (MODE) USER`.
+const TOR_PROCESSES: &str = "for process in \
+    $(cat /sys/fs/cgroup$(systemctl show -P ControlGroup tor@default)/cgroup.procs); do \
+    echo $(cat /proc/$process/comm /proc/$process/attr/current) $(stat -c %U /proc/$process); done";
 
 /// The part of `cipolla status --json` that tests look at.
 #[derive(Deserialize)]
@@ -58,7 +75,7 @@ impl World {
         let run_dir = RunDir::create(&ctx.run_root.join(scenario).join("lab"))?;
         let lab = Lab::start(&ctx.programs, run_dir, keep)?;
         let tor = TorNetwork::start(&lab, Deadline::seconds(TOR))?;
-        Ok(Self { client: None, tor, lab })
+        Ok(Self { client: None, bridge: None, tor, lab })
     }
 
     /// Switches an appliance on, on a fresh disk. A text is an owner by the name of the mailbox.
@@ -69,13 +86,44 @@ impl World {
         name: &str,
         owner: impl Into<Owner<'o>>,
     ) -> anyhow::Result<Resident> {
+        self.switch_on(ctx, probe, name, &owner.into(), None)
+    }
+
+    /// As [`World::appliance`], with an obfs4 bridge as its only way to Tor.
+    pub(crate) fn appliance_behind_bridge<'o>(
+        &mut self,
+        ctx: &Context,
+        probe: &Probe,
+        name: &str,
+        owner: impl Into<Owner<'o>>,
+    ) -> anyhow::Result<Resident> {
+        let bridge = self.tor.bridge(&self.lab, Deadline::seconds(TOR))?;
+        let way = (bridge.address(), bridge.line().to_owned());
+        self.bridge = Some(bridge);
+        self.switch_on(ctx, probe, name, &owner.into(), Some(way))
+    }
+
+    fn switch_on(
+        &mut self,
+        ctx: &Context,
+        probe: &Probe,
+        name: &str,
+        owner: &Owner<'_>,
+        bridge: Option<(SocketAddrV4, String)>,
+    ) -> anyhow::Result<Resident> {
         // Closed to others before the machine's own folder is made in it.
         let run_dir = RunDir::create(&ctx.run_root.join(name))?;
         let port = self.lab.attach(Some(run_dir.file("lan.pcap")))?;
-        let settings = settings(&owner.into(), self.tor.dir_authorities())?;
+        let (bridge, line) = bridge.unzip();
+        let settings = self.settings(owner, &Bridges { lines: line.as_slice(), hosts: &[] })?;
         let since = Instant::now();
         let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings)?;
-        Ok(Resident { appliance, since, port })
+        Ok(Resident { appliance, since, port, bridge })
+    }
+
+    /// An owner's settings (TOML) for an appliance in this network.
+    pub(crate) fn settings(&self, owner: &Owner<'_>, bridges: &Bridges<'_>) -> anyhow::Result<String> {
+        settings(owner, bridges, self.tor.dir_authorities())
     }
 
     /// The way to onion services, as soon as there is one.
@@ -112,7 +160,10 @@ impl World {
             mac: resident.port.mac,
             address: resident.port.address,
             gateway: qemu::GATEWAY,
-            relays: self.tor.endpoints().into_iter().collect(),
+            relays: match resident.bridge {
+                Some(bridge) => [bridge].into(),
+                None => self.tor.endpoints().into_iter().collect(),
+            },
         };
         let packets = capture::load(&resident.capture())?;
         Ok(capture::judge(packets.get(seen..).unwrap_or_default(), &expected))
@@ -137,9 +188,28 @@ impl Resident {
         Ok(capture::load(&self.capture())?.len())
     }
 
+    /// The address of its card.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        self.port.mac
+    }
+
     /// The record of its card.
     pub(crate) fn capture(&self) -> std::path::PathBuf {
         self.appliance.machine.run_dir().file("lan.pcap")
+    }
+
+    /// Whether a pluggable transport runs as Tor does, by the name that the kernel has for it (15 characters): in its
+    /// unit, as its user, under its profile, and nothing was denied. Findings otherwise.
+    pub(crate) fn confines(&mut self, transport: &str) -> anyhow::Result<Vec<String>> {
+        let processes = self.appliance.read(TOR_PROCESSES)?;
+        let wanted = format!("{transport} system_tor (enforce) debian-tor");
+        let mut findings = Vec::new();
+        if !processes.lines().any(|line| line == wanted) {
+            findings.push(format!("not `{wanted}`: {}", processes.replace('\n', ", ")));
+        }
+        let denied = self.appliance.read("journalctl -b -k -o cat | grep 'apparmor=\"DENIED\"'; true")?;
+        findings.extend(denied.lines().map(str::to_owned));
+        Ok(findings)
     }
 
     /// The address of one of its onion services: `mx`, `client` or `admin`.
@@ -157,14 +227,19 @@ impl Resident {
 
 /// An owner's settings for the lab, with a limit of 4 MiB for messages so that reaching it takes little time. Text in
 /// JSON's quotes is text in TOML's.
-fn settings(owner: &Owner<'_>, authorities: &[String]) -> anyhow::Result<String> {
-    Ok(format!(
-        "[owner]\nmailbox = {}\nssh_keys = {}\n[mail]\nmessage_size_mib = 4\n[tor.test_network]\n\
-         dir_authorities = {}\n",
+fn settings(owner: &Owner<'_>, bridges: &Bridges<'_>, authorities: &[String]) -> anyhow::Result<String> {
+    let mut text = format!(
+        "[owner]\nmailbox = {}\nssh_keys = {}\n[mail]\nmessage_size_mib = 4\n",
         serde_json::to_string(owner.mailbox)?,
         serde_json::to_string(owner.ssh_keys)?,
-        serde_json::to_string(authorities)?
-    ))
+    );
+    if !bridges.lines.is_empty() {
+        let (lines, hosts) = (serde_json::to_string(bridges.lines)?, serde_json::to_string(bridges.hosts)?);
+        text.push_str(&format!("[tor]\nbridges = {lines}\nbridge_hosts = {hosts}\n"));
+    }
+    let authorities = serde_json::to_string(authorities)?;
+    text.push_str(&format!("[tor.test_network]\ndir_authorities = {authorities}\n"));
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -173,11 +248,18 @@ mod tests {
 
     #[test]
     fn settings_are_toml() {
-        let text = settings(&"ada".into(), &["auth1 orport=9001".to_owned(), "auth2 \"".to_owned()]).unwrap();
+        let authorities = ["auth1 orport=9001".to_owned(), "auth2 \"".to_owned()];
+        let text = settings(&"ada".into(), &Bridges::default(), &authorities).unwrap();
         assert_eq!(
             text,
             "[owner]\nmailbox = \"ada\"\nssh_keys = []\n[mail]\nmessage_size_mib = 4\n[tor.test_network]\n\
              dir_authorities = [\"auth1 orport=9001\",\"auth2 \\\"\"]\n"
+        );
+        let lines = ["obfs4 192.0.2.1:1 AB".to_owned()];
+        let text = settings(&"ada".into(), &Bridges { lines: &lines, hosts: &[] }, &authorities).unwrap();
+        assert!(
+            text.contains("\n[tor]\nbridges = [\"obfs4 192.0.2.1:1 AB\"]\nbridge_hosts = []\n[tor.test"),
+            "{text}"
         );
     }
 }

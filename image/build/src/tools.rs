@@ -77,6 +77,7 @@ pub const LAB: Kind = Kind {
         "iproute2",
         "dnsmasq-base",
         "tor",
+        "obfs4proxy",
         "nmap",
         "openssh-client",
         "openssl",

@@ -39,7 +39,7 @@ use crate::{Keep, Nic, Programs, Result, RunDir};
 
 use holder::Holder;
 
-pub use tor::{TorClient, TorNetwork};
+pub use tor::{TorBridge, TorClient, TorNetwork};
 
 /// The bridge. What is sent to the world beyond arrives here and goes no further.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -147,7 +147,10 @@ impl Lab {
     }
 
     /// Gives the bridge one more address, for a server that the machines can reach.
-    fn add_address(&self, address: Ipv4Addr) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it has that address already.
+    pub fn add_address(&self, address: Ipv4Addr) -> Result<()> {
         let address = format!("{address}/{PREFIX}");
         self.programs.output("ip", ["address", "add", &address, "dev", BRIDGE]).map(drop)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::control::Control;
-use super::torrc::{DIR_PORT, OR_PORT, Role, torrc};
+use super::torrc::{DIR_PORT, OBFS4_PORT, OR_PORT, Role, torrc};
 use super::{Lab, Programs};
 use crate::process::Process;
 use crate::{Deadline, Error, Result, RunDir};
@@ -16,6 +16,9 @@ const AUTHORITIES: u8 = 3;
 /// Further relays. With the authorities there are eight places for the descriptor of an onion service, and
 /// enough for a circuit of three relays between any two of them.
 const RELAYS: u8 = 5;
+
+/// Where the bridge is. It is not among [`TorNetwork::endpoints`].
+const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 30);
 
 /// A running Tor network without exits.
 ///
@@ -109,11 +112,64 @@ impl TorNetwork {
         Ok(TorClient { daemon })
     }
 
+    /// Starts a bridge into this network that speaks obfs4 and is in no directory. It joins the network by and by;
+    /// clients that come earlier try again. There can be one.
+    ///
+    /// # Errors
+    /// When it does not start, or its transport does not.
+    pub fn bridge(&self, lab: &Lab, deadline: Deadline) -> Result<TorBridge> {
+        lab.add_address(BRIDGE)?;
+        let dir = RunDir::create(&lab.run_dir().file("tor").join("bridge"))?;
+        let mut daemon = Daemon::spawn(lab, "bridge", Role::Bridge(BRIDGE), dir, &self.authorities)?;
+        let answer = daemon.control(deadline)?.ask("GETINFO fingerprint", deadline)?;
+        let fingerprint = answer.iter().find_map(|line| line.strip_prefix("fingerprint="));
+        let fingerprint =
+            fingerprint.ok_or_else(|| Error::Protocol { peer: "Tor", line: answer.join(" / ") })?.to_owned();
+        // obfs4proxy makes its key when it starts, and writes what clients have to know.
+        let file = daemon.dir.file("data/pt_state/obfs4_bridgeline.txt");
+        let arguments = daemon.process.wait("obfs4proxy's bridge line", deadline, || {
+            Ok(fs_err::read_to_string(&file).ok().and_then(|text| obfs4_arguments(&text)))
+        })?;
+        let address = SocketAddrV4::new(BRIDGE, OBFS4_PORT);
+        let line = format!("obfs4 {address} {fingerprint} {arguments}");
+        Ok(TorBridge { _daemon: daemon, address, line })
+    }
+
     /// How relays that have ended did so. There should be none.
     #[must_use]
     pub fn casualties(&mut self) -> Vec<String> {
         self.relays.iter_mut().filter_map(|(_, relay)| relay.process.end_story()).collect()
     }
+}
+
+/// An obfs4 bridge.
+///
+/// It ends with this value (unless the lab is kept), and with its lab in any case.
+pub struct TorBridge {
+    _daemon: Daemon,
+    address: SocketAddrV4,
+    line: String,
+}
+
+impl TorBridge {
+    /// Its line for clients, without the word `Bridge`.
+    #[must_use]
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// Where it takes obfs4.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+}
+
+/// What follows the fingerprint in the last line of obfs4proxy's `obfs4_bridgeline.txt`, once that is complete.
+fn obfs4_arguments(text: &str) -> Option<String> {
+    let line = text.strip_suffix('\n')?.lines().last()?;
+    let arguments = line.strip_prefix("Bridge obfs4 ")?.split_once("cert=")?.1;
+    Some(format!("cert={}", arguments.trim_end()))
 }
 
 /// A Tor that uses the network, for a test: a SOCKS proxy, and a publisher of onion services.
@@ -321,6 +377,15 @@ fn authority(programs: &Programs, name: &str, address: Ipv4Addr, dir: &RunDir) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bridge_line_is_read_when_it_is_complete() {
+        let text = "# obfs4 torrc client bridge line\n#\n\
+                    Bridge obfs4 <IP ADDRESS>:<PORT> <FINGERPRINT> cert=AbC+/1 iat-mode=0\n";
+        assert_eq!(obfs4_arguments(text).unwrap(), "cert=AbC+/1 iat-mode=0");
+        assert_eq!(obfs4_arguments(&text[..text.len() - 5]), None);
+        assert_eq!(obfs4_arguments("# obfs4 torrc client bridge line\n"), None);
+    }
 
     #[test]
     fn the_tcp_port_is_found_among_the_listeners() {

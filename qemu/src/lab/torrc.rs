@@ -9,6 +9,9 @@ pub(super) const OR_PORT: u16 = 9001;
 /// Where directory authorities answer over HTTP.
 pub(super) const DIR_PORT: u16 = 9030;
 
+/// Where a bridge takes obfs4.
+pub(super) const OBFS4_PORT: u16 = 9002;
+
 /// What one Tor does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -18,6 +21,8 @@ pub(super) enum Role {
     Relay(Ipv4Addr),
     /// Uses the network.
     Client,
+    /// Is a way into the network for who knows of it, through obfs4 on [`OBFS4_PORT`].
+    Bridge(Ipv4Addr),
 }
 
 /// The file `torrc` of one Tor. `folder` holds its sockets and data; nobody else may enter it. `authorities` are
@@ -41,6 +46,16 @@ pub(super) fn torrc(role: Role, name: &str, folder: &Path, authorities: &[String
             text.push_str("SocksPort 127.0.0.1:auto IsolateSOCKSAuth\n");
         }
         Role::Relay(address) => text.push_str(&relay(name, address)),
+        Role::Bridge(address) => {
+            text.push_str(&relay(name, address));
+            text.push_str(&format!(
+                "BridgeRelay 1\n\
+                 PublishServerDescriptor 0\n\
+                 ServerTransportPlugin obfs4 exec /usr/bin/obfs4proxy\n\
+                 ServerTransportListenAddr obfs4 {address}:{OBFS4_PORT}\n\
+                 ExtORPort auto\n"
+            ));
+        }
         Role::Authority(address) => {
             text.push_str(&relay(name, address));
             text.push_str(&format!("DirPort {address}:{DIR_PORT}\n"));
@@ -84,13 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_roles() {
+    fn the_four_roles() {
         let authorities = ["auth1 orport=9001 v3ident=AA 10.77.0.11:9030 BB".to_owned()];
         let torrc = |role, name| torrc(role, name, Path::new("/run/x"), &authorities);
         let all = [
             torrc(Role::Authority(Ipv4Addr::new(10, 77, 0, 11)), "auth1"),
             torrc(Role::Relay(Ipv4Addr::new(10, 77, 0, 14)), "relay1"),
             torrc(Role::Client, "client"),
+            torrc(Role::Bridge(Ipv4Addr::new(10, 77, 0, 30)), "bridge"),
         ];
         insta::assert_snapshot!(all.join("\n"));
     }
