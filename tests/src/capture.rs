@@ -126,6 +126,42 @@ pub(crate) fn judge(packets: &[Packet], expected: &Expected) -> Tally {
     tally
 }
 
+/// A TCP or UDP packet that a machine sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent<'p> {
+    pub(crate) to: SocketAddrV4,
+    pub(crate) udp: bool,
+    /// Whether it asks for a TCP connection.
+    pub(crate) connect: bool,
+    pub(crate) payload: &'p [u8],
+}
+
+/// What a card sent over IPv4, for who looks for something in particular; [`judge`] looks at everything.
+pub(crate) fn sent<'p>(packets: &'p [Packet], mac: &[u8; 6]) -> Vec<Sent<'p>> {
+    let own = packets.iter().filter(|packet| packet.frame.get(6..12) == Some(mac));
+    own.filter_map(|packet| {
+        let packet = SlicedPacket::from_ethernet(&packet.frame).ok()?;
+        let Some(NetSlice::Ipv4(ip)) = &packet.net else { return None };
+        let to = |port| SocketAddrV4::new(ip.header().destination_addr(), port);
+        match &packet.transport {
+            Some(TransportSlice::Tcp(tcp)) => Some(Sent {
+                to: to(tcp.destination_port()),
+                udp: false,
+                connect: tcp.syn(),
+                payload: tcp.payload(),
+            }),
+            Some(TransportSlice::Udp(udp)) => Some(Sent {
+                to: to(udp.destination_port()),
+                udp: true,
+                connect: false,
+                payload: udp.payload(),
+            }),
+            _ => None,
+        }
+    })
+    .collect()
+}
+
 fn kind(frame: &[u8], expected: &Expected) -> Kind {
     let source = frame.get(6..12);
     if source.is_some_and(|source| source.starts_with(&LAB_CARDS) && source != expected.mac) {
@@ -306,6 +342,16 @@ mod tests {
             tally,
             Tally { arp: 1, tor: 1, tor_connects: 1, findings: vec![finding], ..Tally::default() }
         );
+    }
+
+    #[test]
+    fn what_was_sent_is_taken_out() {
+        let frames =
+            [arp(RELAY), syn(MAC, RELAY, 443), udp(ADDRESS, GATEWAY, (5000, 3478)), syn(OTHER, RELAY, 1)];
+        let packets = parse(&pcap(&frames)).unwrap();
+        let tcp = Sent { to: SocketAddrV4::new(RELAY, 443), udp: false, connect: true, payload: b"" };
+        let udp = Sent { to: SocketAddrV4::new(GATEWAY, 3478), udp: true, connect: false, payload: b"x" };
+        assert_eq!(sent(&packets, &MAC), [tcp, udp]);
     }
 
     #[test]

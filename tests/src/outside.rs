@@ -1,5 +1,7 @@
 //! One appliance in the lab, looked at from outside: what it sends, what it answers, who can reach it.
 
+mod snowflake;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ pub(crate) struct State {
     banner: Option<String>,
     /// How many packets there were before the start without a firewall.
     before: usize,
+    snowflake: Option<snowflake::Snowflake>,
 }
 
 impl Scenario for Outside {
@@ -46,7 +49,7 @@ impl Scenario for Outside {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "outside")?;
         let resident = world.appliance(ctx, probe, "outside/a", "ada")?;
-        Ok(State { resident, world, banner: None, before: 0 })
+        Ok(State { resident, world, banner: None, before: 0, snowflake: None })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -73,7 +76,7 @@ impl Scenario for Outside {
             checks: vec![check("no_interface_without_firewall", &["R1"], no_interface_without_firewall)],
         };
         let phase = |checks| Phase { enter: |_| Ok(()), checks };
-        vec![phase(checks), phase(controls), without_firewall]
+        vec![phase(checks), snowflake::phase(), phase(controls), without_firewall]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
