@@ -16,6 +16,7 @@
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
 //! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
+//! | `attack` | one appliance in that network, attacked while its owner works; who may see a service at all |
 //! | `web` | one appliance in that network: its webmail in a real browser, TLS and SSH under scanners |
 //! | `exchange` | two appliances write to each other over that network |
 //! | `outside` | one appliance in that network: its packets, its open ports |
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use qemu::{Arch, Programs};
 
 mod appliance;
+mod attack;
 pub mod browser;
 mod building;
 mod capture;
@@ -119,6 +121,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(building::Building));
     all.push(Box::new(outside::Outside));
     all.push(Box::new(mail::Mail));
+    all.push(Box::new(attack::Attack));
     all.push(Box::new(web::Web));
     all.push(Box::new(exchange::Exchange));
     all.extend(first_boot::all());

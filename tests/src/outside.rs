@@ -6,8 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use clients::{Refused, Smtp, Talk};
-use data_encoding::BASE32_NOPAD;
+use clients::Smtp;
 use qemu::{Deadline, Probe};
 
 use crate::Context;
@@ -16,9 +15,6 @@ use crate::world::{Resident, World};
 
 /// From the login prompt to a reachable onion service, and for one connection to it.
 const ONION: u64 = 300;
-
-/// By when all descriptors are published, in seconds from power-on.
-const PUBLISHED: u64 = 600;
 
 /// Names that a banner must not give away.
 const TELLTALES: [&str; 6] = ["debian", "linux", "postfix", "exim", "ubuntu", "localhost"];
@@ -60,7 +56,6 @@ impl Scenario for Outside {
             }),
             gate("smtp_banner_through_tor", &["R2"], smtp_banner_through_tor),
             check("banner_no_os", &["R26"], banner_no_os),
-            check("client_auth_required", &["R3"], client_auth_required),
             check("lan_scan_zero_open_tcp_udp_v4_v6", &["R1", "R2", "R50"], lan_scan),
             check("capture_holds_only_tor_and_dhcp", &["R1", "R4", "R5", "R6"], only_tor_and_dhcp),
             check("egress_denied_per_uid", &["R1", "R4", "R6"], egress_denied_per_uid),
@@ -125,52 +120,6 @@ fn banner_no_os(state: &mut State) -> Verdict {
         .collect();
     if banner != format!("220 {onion} ESMTP") {
         findings.push(format!("the banner is {banner:?}, not 220 {onion} ESMTP"));
-    }
-    none_of(&findings)
-}
-
-/// The admin service: invisible without its key and with another one, SSH with the right one.
-fn client_auth_required(state: &mut State) -> Verdict {
-    let onion = state.resident.onion("admin")?;
-    let key = state.resident.appliance.read("cat /var/lib/cipolla/private/credentials/admin")?;
-    let key = BASE32_NOPAD.decode(key.trim().as_bytes())?;
-    let key: [u8; 32] = key.try_into().map_err(|_| anyhow!("the key is not 32 bytes long"))?;
-    let deadline = || Deadline::seconds(ONION);
-    let door = state.world.door()?;
-    let mut findings = Vec::new();
-    // A directory may not have the descriptor yet, which is no answer to the question.
-    let refused = |circuit: &str| loop {
-        match door.connect(circuit, &onion, 22, deadline()) {
-            Ok(_) => return Ok(None),
-            Err(error) => match error.downcast_ref::<Refused>() {
-                Some(&Refused::NOT_FOUND) if state.resident.since.elapsed().as_secs() < PUBLISHED => {
-                    std::thread::sleep(Duration::from_millis(500));
-                }
-                Some(refused) => return Ok(Some(*refused)),
-                None => return Err(error),
-            },
-        }
-    };
-    let without = refused("no key")?;
-    let mut wrong = key;
-    wrong[7] ^= 1;
-    state.world.client()?.authorize(&onion, &wrong, deadline())?;
-    let with_wrong = refused("wrong key")?;
-    for (how, is, should) in
-        [("without a key", without, Refused::NO_KEY), ("with a wrong key", with_wrong, Refused::WRONG_KEY)]
-    {
-        if is != Some(should) {
-            let is = is.map_or("it is reachable".to_owned(), |refused| refused.to_string());
-            findings.push(format!("{how}: {is}, instead of: {should}"));
-        }
-    }
-    let client = state.world.client()?;
-    client.forget(&onion, deadline())?;
-    client.authorize(&onion, &key, deadline())?;
-    let channel = door.connect_when_up("right key", &onion, 22, deadline())?;
-    let hello = Talk::new(channel).line()?;
-    if !hello.starts_with("SSH-2.0-") {
-        findings.push(format!("with the right key the service says {hello:?}"));
     }
     none_of(&findings)
 }

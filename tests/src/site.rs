@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, anyhow, bail};
 use clients::{Channel, Door, Imap, Reply, Smtp, Trust};
+use data_encoding::BASE32_NOPAD;
 use qemu::Deadline;
 
 use crate::world::{Resident, World};
@@ -37,6 +38,8 @@ pub(crate) struct Site {
     pub(crate) password: String,
     /// Password in front of the webmail.
     pub(crate) web: String,
+    /// Private key of the owner's first device for the admin service (x25519).
+    pub(crate) admin_key: [u8; 32],
 }
 
 /// A mailbox of the appliance, for those who know its password.
@@ -57,7 +60,11 @@ impl Site {
         let web = read("cat /var/lib/cipolla/private/credentials/web")?.trim().to_owned();
         let authority = read("cat /var/lib/cipolla/tls/ca.crt")?;
         let trust = Trust::in_authority(&authority)?;
-        Ok(Self { door: world.door()?, mx, client, admin, authority, trust, password, web })
+        let key = read("cat /var/lib/cipolla/private/credentials/admin")?;
+        let key =
+            BASE32_NOPAD.decode(key.trim().as_bytes()).context("decoding the key of the admin service")?;
+        let admin_key = key.try_into().map_err(|key: Vec<u8>| anyhow!("the key has {} bytes", key.len()))?;
+        Ok(Self { door: world.door()?, mx, client, admin, authority, trust, password, web, admin_key })
     }
 
     /// Waits until the services that anybody may reach answer through Tor.

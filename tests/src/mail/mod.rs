@@ -3,7 +3,6 @@
 //! Every client here is a circuit of a private Tor network; nothing is spoken to the appliance's own loopback but
 //! what must be seen from inside. Mail between two appliances is another scenario's.
 
-mod circuits;
 mod delivery;
 mod inside;
 mod receive;
@@ -95,7 +94,6 @@ impl Scenario for Mail {
             phase(delivery::checks()),
             phase(web::checks()),
             phase(upkeep::checks()),
-            phase(circuits::checks()),
             phase(restarts::checks()),
         ]
     }

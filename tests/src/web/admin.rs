@@ -1,32 +1,26 @@
-//! The admin service: who sees it, and SSH behind it.
+//! SSH behind the admin service. Who sees the service at all is the subject of `attack`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use clients::{Passage, Refused, Talk};
-use data_encoding::BASE32_NOPAD;
+use anyhow::Context as _;
+use clients::Passage;
 use qemu::Deadline;
 
 use super::State;
 use super::forward::Forward;
 use crate::Context;
-use crate::check::{Check, PASS, Verdict, check, fail, none_of};
+use crate::check::{Check, Verdict, check, none_of};
 use crate::site::{DIALOGUE, ONION};
 use crate::vantage::{ssh_audit, words};
 
 /// The owner's private key, in the scenario's folder.
 const KEY: &str = "id_ed25519";
 
-/// What makes the service visible.
-const AUTHORIZED: &str = "/var/lib/tor/admin/authorized_clients";
-
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
-        check("client_auth_required", &["R3"], client_auth_required),
         check("ssh_login_with_the_settings_key", &["R3"], ssh_login),
         check("ssh_audit_clean", &["R3", "R53"], ssh_audit_clean),
-        check("broken_auth_file_fails_closed", &["R3"], broken_auth_file),
     ]
 }
 
@@ -44,54 +38,6 @@ pub(super) fn make_key(ctx: &Context, folder: &Path) -> anyhow::Result<String> {
     Ok(fs_err::read_to_string(public)?.trim().to_owned())
 }
 
-/// The key that the hand-over shows.
-fn handed_over(state: &mut State) -> anyhow::Result<[u8; 32]> {
-    let text = state.resident.appliance.read("cat /var/lib/cipolla/private/credentials/admin")?;
-    let bytes =
-        BASE32_NOPAD.decode(text.trim().as_bytes()).context("decoding the key of the admin service")?;
-    bytes.try_into().map_err(|bytes: Vec<u8>| anyhow::anyhow!("the key has {} bytes", bytes.len()))
-}
-
-/// SSH's first line, or why there is none.
-fn banner(state: &State, circuit: &str, deadline: Deadline) -> anyhow::Result<Result<String, Refused>> {
-    let site = state.site()?;
-    loop {
-        match site.door.connect(circuit, &site.admin, 22, deadline) {
-            Ok(channel) => return Ok(Ok(Talk::new(channel).line()?)),
-            Err(error) => match error.downcast_ref::<Refused>().copied() {
-                Some(refused @ (Refused::NO_KEY | Refused::WRONG_KEY)) => return Ok(Err(refused)),
-                Some(refused) if deadline.left().is_none() => return Ok(Err(refused)),
-                // The descriptor is not published yet, or the service does not answer yet.
-                Some(_) => std::thread::sleep(Duration::from_millis(500)),
-                None => return Err(error),
-            },
-        }
-    }
-}
-
-fn client_auth_required(state: &mut State) -> Verdict {
-    let onion = state.site()?.admin.clone();
-    let key = handed_over(state)?;
-    let soon = Deadline::seconds(60);
-    let mut findings = Vec::new();
-    let refused = banner(state, "nobody", Deadline::seconds(ONION))?;
-    if refused != Err(Refused::NO_KEY) {
-        findings.push(format!("without a key: {refused:?}"));
-    }
-    state.world.client()?.authorize(&onion, &[0x42; 32], soon)?;
-    let refused = banner(state, "a thief", Deadline::seconds(ONION))?;
-    if refused != Err(Refused::WRONG_KEY) {
-        findings.push(format!("with a wrong key: {refused:?}"));
-    }
-    state.world.client()?.forget(&onion, soon)?;
-    state.world.client()?.authorize(&onion, &key, soon)?;
-    let let_in = banner(state, "ada", Deadline::seconds(ONION))?;
-    if !let_in.as_ref().is_ok_and(|line| line.starts_with("SSH-2.0-")) {
-        findings.push(format!("with the key: {let_in:?}"));
-    }
-    none_of(&findings)
-}
-
 /// A file of known hosts with the key that the appliance has.
 fn known_hosts(state: &mut State) -> anyhow::Result<PathBuf> {
     let key = state.resident.appliance.read("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")?;
@@ -102,7 +48,10 @@ fn known_hosts(state: &mut State) -> anyhow::Result<PathBuf> {
 
 fn ssh_login(state: &mut State) -> Verdict {
     let known = known_hosts(state)?;
+    let (onion, key) = (state.site()?.admin.clone(), state.site()?.admin_key);
+    state.world.client()?.authorize(&onion, &key, Deadline::seconds(60))?;
     let (socket, site) = (state.folder.join("ssh"), state.site()?);
+    site.door.connect_when_up("ada's ssh", &onion, 22, Deadline::seconds(ONION))?;
     let limit = Duration::from_secs(DIALOGUE);
     let passage = Passage::open(&socket, &site.door, |_| "ada's ssh".to_owned(), &site.admin, 22, limit)?;
     let proxy = format!("ProxyCommand=socat - UNIX-CONNECT:{}", passage.socket().display());
@@ -143,57 +92,4 @@ fn ssh_audit_clean(state: &mut State) -> Verdict {
         findings.push(format!("the banner is {}", audit.banner));
     }
     none_of(&findings)
-}
-
-/// Tor would take a key file that it cannot read for none, and a service without key files for a public one.
-fn broken_auth_file(state: &mut State) -> Verdict {
-    let files = state.resident.appliance.read(&format!("ls {AUTHORIZED}"))?;
-    let [file] = files.split_whitespace().collect::<Vec<_>>()[..] else {
-        bail!("the admin service has the key files {files:?}");
-    };
-    let path = format!("{AUTHORIZED}/{file}");
-    // The watchdog would start Tor again.
-    let breaking = format!(
-        "systemctl stop cipolla-watch.timer cipolla-watch.service; cp -a {path} /run/kept.auth && echo broken >{path}"
-    );
-    state.resident.appliance.read(&breaking)?;
-    let found = broken(state);
-    let mending = format!(
-        "cp -a /run/kept.auth {path} && rm /run/kept.auth && systemctl reset-failed tor@default.service && \
-         systemctl restart tor@default.service && systemctl start cipolla-watch.timer"
-    );
-    state.resident.appliance.read(&mending)?;
-    let findings = found?;
-    let (onion, key, soon) = (state.site()?.admin.clone(), handed_over(state)?, Deadline::seconds(60));
-    // All that Tor knew of the service is out of date. It forgets the keys, too.
-    state.world.client()?.new_identity(soon)?;
-    state.world.client()?.authorize(&onion, &key, soon)?;
-    let back = banner(state, "ada again", Deadline::seconds(ONION))?;
-    ensure!(
-        back.is_ok(),
-        "with the file mended, the service does not come back: {back:?}; before: {findings:?}"
-    );
-    let site = state.site()?;
-    site.door.connect_when_up("ada again", &site.client, 80, Deadline::seconds(ONION))?;
-    if findings.is_empty() { PASS } else { fail(findings.join("\n")) }
-}
-
-/// What is wrong while the file is broken. The lab's Tor has lost its key afterwards.
-fn broken(state: &mut State) -> anyhow::Result<Vec<String>> {
-    let (onion, soon) = (state.site()?.admin.clone(), Deadline::seconds(60));
-    let mut findings = Vec::new();
-    state.world.client()?.forget(&onion, soon)?;
-    state.world.client()?.new_identity(soon)?;
-    for verb in ["reload", "restart"] {
-        let done = state.resident.appliance.run(&format!("systemctl {verb} tor@default.service"))?;
-        if done.status.success() {
-            findings.push(format!("{verb} of Tor takes a broken key file for good"));
-        }
-        // Long enough for a new descriptor to be published, if there were one.
-        let seen = banner(state, &format!("nobody after {verb}"), Deadline::seconds(30))?;
-        if seen.is_ok() {
-            findings.push(format!("after {verb} everybody sees the service: {seen:?}"));
-        }
-    }
-    Ok(findings)
 }
