@@ -28,6 +28,16 @@ const DEFAULT: &str = "[owner]\nmailbox = \"ada\"\n";
 const EVERYTHING: &str = r#"
 [owner]
 mailbox = "ada"
+[network]
+address = "192.168.7.2/24"
+gateway = "192.168.7.1"
+[network.wifi]
+ssid = "Ada\u2019s \"home\""
+passphrase = 'a "quoted" \ horse #1'
+country = "DE"
+hidden = true
+address = "192.168.7.3/24"
+gateway = "192.168.7.1"
 [admin]
 lan_networks = ["192.168.7.0/24"]
 [time]

@@ -229,7 +229,8 @@ fn dns_goes_nowhere_else(state: &mut State) -> Verdict {
 fn no_packet_before_nft(state: &mut State) -> Verdict {
     let script = "systemctl show -P ActiveEnterTimestampMonotonic nftables.service; \
                   systemctl show -P ExecMainStartTimestampMonotonic systemd-networkd.service; \
-                  systemctl show -P Requires systemd-networkd.service tor@default.service ssh.service";
+                  systemctl show -P Requires systemd-networkd.service tor@default.service ssh.service \
+                  wpa_supplicant@x.service";
     let output = state.resident.appliance.read(script)?;
     let lines: Vec<_> = output.lines().filter(|line| !line.is_empty()).collect();
     let [nft, networkd, requires @ ..] = lines.as_slice() else { return fail(output) };
@@ -238,7 +239,7 @@ fn no_packet_before_nft(state: &mut State) -> Verdict {
         findings
             .push(format!("the firewall was up at {nft} µs, the network's service started at {networkd} µs"));
     }
-    if requires.len() != 3 || !requires.iter().all(|line| line.contains("nftables.service")) {
+    if requires.len() != 4 || !requires.iter().all(|line| line.contains("nftables.service")) {
         findings.push(format!("not all of them require the firewall: {requires:?}"));
     }
     none_of(&findings)

@@ -9,7 +9,7 @@ use crate::check::{Check, Verdict, check, none_of};
 const BUDGET: f64 = 3.0;
 
 /// Units that are judged.
-const UNITS: [&str; 13] = [
+const UNITS: [&str; 14] = [
     "tor@default.service",
     "postfix.service",
     "dovecot.service",
@@ -18,6 +18,7 @@ const UNITS: [&str; 13] = [
     "rspamd.service",
     "fail2ban.service",
     "systemd-networkd.service",
+    "wpa_supplicant@.service",
     "systemd-timesyncd.service",
     "cipolla-integrity.service",
     "cipolla-watch.service",

@@ -11,7 +11,7 @@ use crate::machine::Machine;
 pub const TOR: &str = "tor@default.service";
 
 /// Which unit reads a rendered file. Files that no running unit reads are not listed.
-const READERS: [(&str, &str); 8] = [
+const READERS: [(&str, &str); 9] = [
     ("/etc/nftables.conf", "nftables.service"),
     ("/etc/tor/", TOR),
     ("/etc/postfix/", "postfix.service"),
@@ -20,7 +20,12 @@ const READERS: [(&str, &str); 8] = [
     ("/etc/rspamd/", "rspamd.service"),
     ("/etc/ssh/", "ssh.service"),
     ("/etc/systemd/network/", "systemd-networkd.service"),
+    ("/etc/wpa_supplicant/", WIFI),
 ];
+
+/// One for each radio that udev has announced. Without Wi-Fi in the settings they end at their condition, so those that
+/// do not run are started, too.
+const WIFI: &str = "wpa_supplicant@*.service";
 
 /// The units that have to read their files again, in the order of the table: the firewall first.
 #[must_use]
@@ -35,7 +40,10 @@ pub fn affected<'p>(paths: impl IntoIterator<Item = &'p str>) -> Vec<&'static st
 /// # Errors
 /// When systemctl(1) cannot be started.
 pub fn reload(machine: &Machine<'_>, units: &[&str]) -> Result<Vec<String>> {
-    tell(machine, "try-reload-or-restart", units)
+    let (radios, others): (Vec<_>, Vec<_>) = units.iter().partition(|unit| **unit == WIFI);
+    let mut problems = tell(machine, "try-reload-or-restart", &others)?;
+    problems.extend(tell(machine, "restart", &radios)?);
+    Ok(problems)
 }
 
 /// Restarts Tor if it runs; returns what went wrong, as the owner should read it. All its connections end.
@@ -98,5 +106,7 @@ mod tests {
     fn the_firewall_comes_first() {
         let units = affected(["/etc/postfix/main.cf", "/etc/nftables.conf", "/etc/postfix/x", "/etc/motd"]);
         assert_eq!(units, ["nftables.service", "postfix.service"]);
+        let units = affected(["/etc/wpa_supplicant/wpa_supplicant.conf", "/etc/nftables.conf"]);
+        assert_eq!(units, ["nftables.service", WIFI]);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `mx_onion`, `client_onion`, `admin_onion` (with `.onion`), `owner` (local part of the first mailbox),
 //! `settings` (see [`Settings`]), `uid` and `gid` (numbers by name, as in `uid["debian-tor"]`),
-//! `image.name`, `image.version`, and `arch` as Debian calls it.
+//! `image.name`, `image.version`, and `arch` as Debian calls it. Beside minijinja's own filters there is `hex`: the
+//! bytes of a text as hexadecimal digits.
 
 use anyhow::Result;
 use minijinja::Value;

@@ -169,6 +169,7 @@ fn environment() -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_keep_trailing_newline(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.add_filter("hex", |text: &str| HEXLOWER.encode(text.as_bytes()));
     environment
 }
 

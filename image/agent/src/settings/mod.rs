@@ -11,13 +11,16 @@
 //! recovery_keys = ["age1…"]        # age keys to which credentials.age is encrypted instead
 //!
 //! [network]                        # nothing: DHCP on every wired interface
-//! address = "192.0.2.10/24"        # a fixed address with its prefix length …
+//! address = "192.0.2.10/24"        # a fixed address of the cable with its prefix length …
 //! gateway = "192.0.2.1"            # … and the router
 //!
 //! [network.wifi]
 //! ssid = "home"
-//! passphrase = "…"                 # WPA, 8 to 63 characters
+//! passphrase = "…"                 # WPA, 8 to 63 characters, or the key itself as 64 hexadecimal digits
 //! country = "DE"                   # decides which channels are allowed
+//! hidden = false                   # true for a network that does not announce its name
+//! address = "192.0.2.11/24"        # as above, for the radio
+//! gateway = "192.0.2.1"
 //!
 //! [tor]
 //! bridges = ["obfs4 192.0.2.7:443 FINGERPRINT cert=… iat-mode=0"]
@@ -96,7 +99,7 @@ impl Default for Owner {
 /// How the appliance reaches the world. Without an address: DHCP.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Network {
-    /// Fixed IPv4 address with prefix length.
+    /// Fixed IPv4 address of the cable, with prefix length.
     pub address: Option<String>,
     /// The router; set exactly if `address` is.
     pub gateway: Option<Ipv4Addr>,
@@ -109,11 +112,17 @@ pub struct Network {
 pub struct Wifi {
     /// Its name.
     pub ssid: String,
-    /// WPA passphrase.
+    /// WPA passphrase, or the pre-shared key as 64 hexadecimal digits.
     #[serde(serialize_with = "in_clear")]
     pub passphrase: Zeroizing<String>,
     /// ISO 3166-1 code of the country.
     pub country: String,
+    /// Whether it keeps its name to itself, so that the appliance has to call it.
+    pub hidden: bool,
+    /// Fixed IPv4 address of the radio, with prefix length.
+    pub address: Option<String>,
+    /// The router; set exactly if `address` is.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// The templates need the passphrase itself; nothing else serializes settings.
@@ -126,6 +135,9 @@ impl std::fmt::Debug for Wifi {
         f.debug_struct("Wifi")
             .field("ssid", &self.ssid)
             .field("country", &self.country)
+            .field("hidden", &self.hidden)
+            .field("address", &self.address)
+            .field("gateway", &self.gateway)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! From the text of a settings file to [`Settings`].
 
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use identity::mailbox::LocalPart;
@@ -97,6 +98,23 @@ fn recovery_key(text: &str) -> Result<String, String> {
 }
 
 fn network(settings: &mut Settings, mut section: Reader<'_>) {
+    let (address, gateway) = fixed_address(&mut section);
+    let network = &mut settings.network;
+    // An address of the owner does not go with a router from the defaults.
+    if address.is_some() || gateway.is_some() {
+        *network = Network { address, gateway, wifi: network.wifi.take() };
+    }
+    if network.address.is_some() != network.gateway.is_some() {
+        section.problem_with("address", "a fixed address needs both `address` and `gateway`");
+    }
+    if let Some(wifi) = wifi(section.section("wifi"), network.address.as_deref()) {
+        network.wifi = Some(wifi);
+    }
+    section.finish();
+}
+
+/// `address` and `gateway`, each as far as it is right.
+fn fixed_address(section: &mut Reader<'_>) -> (Option<String>, Option<Ipv4Addr>) {
     let address = section.text("address", |text| Ok((values::interface_address(text)?, text.to_owned())));
     let gateway = section.text("gateway", values::ipv4);
     if let (Some(((ip, prefix), _)), Some(gateway)) = (&address, gateway)
@@ -104,33 +122,38 @@ fn network(settings: &mut Settings, mut section: Reader<'_>) {
     {
         section.problem_with("gateway", "the router must be another machine in the network of `address`");
     }
-    let wifi = wifi(section.section("wifi"));
-    let network = &mut settings.network;
-    // An address of the owner does not go with a router from the defaults.
-    if address.is_some() || gateway.is_some() {
-        *network = Network { address: address.map(|(_, text)| text), gateway, wifi: network.wifi.take() };
-    }
-    if network.address.is_some() != network.gateway.is_some() {
-        section.problem_with("address", "a fixed address needs both `address` and `gateway`");
-    }
-    if wifi.is_some() {
-        network.wifi = wifi;
-    }
-    section.finish();
+    (address.map(|(_, text)| text), gateway)
 }
 
-fn wifi(mut section: Reader<'_>) -> Option<Wifi> {
+/// `cable`: the fixed address that the wired interfaces have.
+fn wifi(mut section: Reader<'_>, cable: Option<&str>) -> Option<Wifi> {
     let there = section.is_there();
     let ssid = section.text("ssid", values::ssid);
     let passphrase = section.text("passphrase", |text| values::passphrase(text).map(Zeroizing::new));
     let country = section.text("country", values::country);
+    let hidden = section.value("hidden", boolean);
+    let (address, gateway) = fixed_address(&mut section);
     for key in ["ssid", "passphrase", "country"] {
         if there && !section.has(key) {
             section.problem_with(key, "it is missing; Wi-Fi needs `ssid`, `passphrase` and `country`");
         }
     }
+    if section.has("address") != section.has("gateway") {
+        section.problem_with("address", "a fixed address needs both `address` and `gateway`");
+    }
+    let without_prefix = |address: &str| address.split('/').next().map(str::to_owned);
+    if address.is_some() && address.as_deref().and_then(without_prefix) == cable.and_then(without_prefix) {
+        section.problem_with("address", "the cable has this address; give the radio another one");
+    }
     section.finish();
-    Some(Wifi { ssid: ssid?, passphrase: passphrase?, country: country? })
+    Some(Wifi {
+        ssid: ssid?,
+        passphrase: passphrase?,
+        country: country?,
+        hidden: hidden.unwrap_or_default(),
+        address,
+        gateway,
+    })
 }
 
 fn tor(settings: &mut Settings, mut section: Reader<'_>) {
@@ -169,16 +192,17 @@ fn integer(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
         .ok_or_else(range)
 }
 
+fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("this is {}; write true or false", reader::article(value)))
+}
+
 fn admin(settings: &mut Settings, mut section: Reader<'_>) {
     set(&mut settings.admin.lan_networks, section.texts("lan_networks", values::network));
     section.finish();
 }
 
 fn time(settings: &mut Settings, mut section: Reader<'_>) {
-    let ntp = section.value("ntp", |value| {
-        value.as_bool().ok_or_else(|| format!("this is {}; write true or false", reader::article(value)))
-    });
-    set(&mut settings.time.ntp, ntp);
+    set(&mut settings.time.ntp, section.value("ntp", boolean));
     set(&mut settings.time.servers, section.texts("servers", values::ipv4));
     section.finish();
 }

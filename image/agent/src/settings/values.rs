@@ -119,22 +119,24 @@ pub(super) fn country(text: &str) -> Result<String, String> {
     }
 }
 
+/// The name of a wireless network, whatever characters it has: it is written down as hexadecimal digits.
 pub(super) fn ssid(text: &str) -> Result<String, String> {
-    let plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
-    if (1..=32).contains(&text.len()) && text.chars().all(plain) {
+    if (1..=32).contains(&text.len()) && !text.contains(char::is_control) {
         Ok(text.to_owned())
     } else {
-        Err("the name of a network has 1 to 32 bytes, without quotes and backslashes".into())
+        Err("the name of a network has 1 to 32 bytes, and no control characters".into())
     }
 }
 
-/// A WPA passphrase. The error does not quote it.
+/// A WPA passphrase or pre-shared key (IEEE 802.11, annex J.4). The error does not quote it. Quotes and backslashes
+/// are fine: `wpa_supplicant.conf(5)` reads up to the last quote of the line and knows no escapes in it.
 pub(super) fn passphrase(text: &str) -> Result<String, String> {
-    let plain = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'"' | b'\\');
-    if (8..=63).contains(&text.len()) && text.bytes().all(plain) {
+    let passphrase = (8..=63).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    let key = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if passphrase || key {
         Ok(text.to_owned())
     } else {
-        Err("a WPA passphrase has 8 to 63 ASCII characters, without quotes and backslashes".into())
+        Err("a WPA passphrase has 8 to 63 ASCII characters; a key has 64 hexadecimal digits".into())
     }
 }
 
@@ -156,6 +158,34 @@ mod tests {
         assert!(interface_address("192.0.2.10/24").is_ok());
         for wrong in ["192.0.2.0/24", "192.0.2.255/24", "127.0.0.1/8", "192.0.2.10", "192.0.2.10/33"] {
             assert!(interface_address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn wireless_networks() {
+        for right in ["home", "Ada\u{2019}s", "a \"b\" \\c #d", "0123456789abcdef0123456789abcdef"] {
+            assert_eq!(ssid(right).unwrap(), right);
+        }
+        for wrong in [
+            "",
+            "a\nb",
+            "0123456789abcdef0123456789abcdefg",
+            "\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}x",
+        ] {
+            assert!(ssid(wrong).is_err(), "{wrong:?}");
+        }
+        let (longest, key) = ("x".repeat(63), "0aF9".repeat(16));
+        for right in ["correct horse", "p\"a\\ss #w0rd", longest.as_str(), key.as_str()] {
+            assert_eq!(passphrase(right).unwrap(), right);
+        }
+        for wrong in ["short12", "tab\there", "umla\u{fc}te", "line\nline", &"g".repeat(64), &"0".repeat(65)]
+        {
+            let said = passphrase(wrong).unwrap_err();
+            assert!(!said.contains(wrong), "{said}");
+        }
+        assert!(country("DE").is_ok());
+        for wrong in ["", "de", "DEU", "D1"] {
+            assert!(country(wrong).is_err(), "{wrong}");
         }
     }
 
