@@ -5,12 +5,16 @@
 #[expect(dead_code, reason = "each test uses its part of the support")]
 mod support;
 
+use std::cell::RefCell;
+
 use agent::boot;
 use agent::commands::{access, credentials, settings, user, webmail};
 use agent::fs::{Access, Fs as _};
 use agent::onions::Onion;
 use agent::paths;
+use agent::programs::{Programs, Ran};
 use agent::serve::password::{Mailboxes, Passwords as _};
+use anyhow::Result;
 use camino::Utf8Path;
 use support::programs::FakePrograms;
 use support::sim::SimFs;
@@ -172,6 +176,49 @@ fn settings_are_checked_shown_and_applied() {
     settings::apply(&machine, new, "new.toml", &mut |_| {}).unwrap();
     assert_eq!(text(&fs, "/etc/made/deep/limits.conf"), "40 7G ada 0.1.0\n");
     assert_eq!(boot::run(&machine, &mut |_| {}).unwrap(), 0, "the next start agrees");
+}
+
+/// [`FakePrograms`] with a systemctl that remembers what it was told.
+struct WithSystemd<'f> {
+    fake: FakePrograms<'f>,
+    told: RefCell<Vec<String>>,
+}
+
+impl Programs for WithSystemd<'_> {
+    fn has(&self, program: &str) -> bool {
+        program == "systemctl" || self.fake.has(program)
+    }
+
+    fn run(&self, argv: &[&str]) -> Result<Ran> {
+        let ["systemctl", order @ ..] = argv else { return self.fake.run(argv) };
+        self.told.borrow_mut().push(order.join(" "));
+        Ok(Ran { success: true, stdout: String::new(), stderr: String::new() })
+    }
+}
+
+/// `NoExec` cannot change in a Tor that runs: it would exit.
+#[test]
+fn other_bridges_restart_tor_and_nothing_else_does() {
+    let fs = started();
+    let folder = Utf8Path::new("/usr/share/cipolla/templates/etc/tor");
+    fs.mkdir(folder, Access::root(0o755)).unwrap();
+    let content = b"{{ settings.tor.bridges }} {{ settings.mail.imap }}\n";
+    fs.create(&folder.join("torrc.j2"), content, Access::root(0o644)).unwrap();
+    let programs = WithSystemd { fake: FakePrograms { fs: &fs }, told: RefCell::default() };
+    let machine = machine(&fs, &programs);
+    let apply = |text: &str| {
+        settings::apply(&machine, format!("[owner]\nmailbox = \"ada\"\n{text}").as_bytes(), "x", &mut |_| {})
+            .unwrap();
+        programs.told.take()
+    };
+    let bridge = "[tor]\nbridges = [\"192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567\"]\n";
+    assert_eq!(apply(""), ["try-reload-or-restart tor@default.service"]);
+    assert_eq!(apply(bridge), ["try-restart tor@default.service"]);
+    assert_eq!(
+        apply(&format!("{bridge}[mail]\nimap = \"webmail-only\"\n")),
+        ["try-reload-or-restart tor@default.service"]
+    );
+    assert_eq!(apply(""), ["try-restart tor@default.service"]);
 }
 
 #[test]
