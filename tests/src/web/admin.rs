@@ -10,16 +10,41 @@ use qemu::Deadline;
 use super::State;
 use super::forward::Forward;
 use crate::Context;
-use crate::check::{Check, Verdict, check, none_of};
+use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 use crate::site::{DIALOGUE, ONION};
-use crate::vantage::{ssh_audit, words};
+use crate::vantage::{Output, ssh_audit, words};
 
 /// The owner's private key, in the scenario's folder.
 const KEY: &str = "id_ed25519";
 
+/// What an owner does over SSH.
+const ADMINISTRATION: &[(&str, &str)] = &[
+    ("use cipolla", "cipolla user list | grep ada"),
+    ("read the journal", "journalctl -n 1 --no-pager"),
+    ("read the log of the kernel", "dmesg | tail -n 1"),
+    ("ask for a service", "systemctl is-active tor@default.service"),
+    ("look into a service", "readlink /proc/$(systemctl show -P MainPID tor@default.service)/exe | grep tor"),
+    ("see the firewall", "nft list table inet cipolla | grep drop"),
+    ("set the clock", "date -s \"$(date -uR)\""),
+    ("change a value of the kernel", "sysctl -w kernel.panic=30"),
+    (
+        "mount for everybody to see",
+        "mount -t tmpfs none /mnt && grep ' /mnt tmpfs' /proc/1/mounts && umount /mnt",
+    ),
+    ("read the disk", "head -c 512 $(findmnt -no SOURCE /data) | wc -c | grep 512"),
+];
+
+/// What nobody does there.
+const REFUSED: &[(&str, &str)] = &[
+    ("load a driver", "modprobe dummy"),
+    ("make a namespace", "unshare --net true"),
+    ("gain from a setuid program", "grep 'NoNewPrivs:.0' /proc/self/status"),
+];
+
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("ssh_login_with_the_settings_key", &["R3"], ssh_login),
+        check("session_can_administer", &["R3", "R53"], session_can_administer),
         check("ssh_audit_clean", &["R3", "R53"], ssh_audit_clean),
     ]
 }
@@ -46,38 +71,62 @@ fn known_hosts(state: &mut State) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
-fn ssh_login(state: &mut State) -> Verdict {
-    let known = known_hosts(state)?;
+/// Shows the owner's key of the service to the lab's Tor, and waits until the service answers.
+fn reach(state: &mut State) -> anyhow::Result<()> {
     let (onion, key) = (state.site()?.admin.clone(), state.site()?.admin_key);
     state.world.client()?.authorize(&onion, &key, Deadline::seconds(60))?;
+    state.site()?.door.connect_when_up("ada's ssh", &onion, 22, Deadline::seconds(ONION)).map(drop)
+}
+
+/// Runs a command over SSH as root, with these options on top.
+fn ssh(state: &State, known: &Path, options: &[&str], command: &str) -> anyhow::Result<Output> {
     let (socket, site) = (state.folder.join("ssh"), state.site()?);
-    site.door.connect_when_up("ada's ssh", &onion, 22, Deadline::seconds(ONION))?;
     let limit = Duration::from_secs(DIALOGUE);
     let passage = Passage::open(&socket, &site.door, |_| "ada's ssh".to_owned(), &site.admin, 22, limit)?;
     let proxy = format!("ProxyCommand=socat - UNIX-CONNECT:{}", passage.socket().display());
-    let (known, key) = (format!("UserKnownHostsFile={}", known.display()), state.folder.join(KEY));
-    let (key, target) = (key.display().to_string(), format!("root@{}", site.admin));
-    let fixed = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"];
-    let login = |options: &[&str]| -> anyhow::Result<crate::vantage::Output> {
-        let mut argv = fixed.to_vec();
-        argv.extend(["-o", &proxy, "-o", &known]);
-        argv.extend(options);
-        argv.extend([&target, "id -un; cipolla --version"]);
-        state.tool(&argv, DIALOGUE)
-    };
+    let known = format!("UserKnownHostsFile={}", known.display());
+    let target = format!("root@{}", site.admin);
+    let mut argv = vec!["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"];
+    argv.extend(["-o", &proxy, "-o", &known]);
+    argv.extend(options);
+    argv.extend([&target, command]);
+    state.tool(&argv, DIALOGUE)
+}
+
+fn ssh_login(state: &mut State) -> Verdict {
+    reach(state)?;
+    let known = known_hosts(state)?;
+    let key = state.folder.join(KEY).display().to_string();
+    let command = "id -un; cipolla --version";
     let mut findings = Vec::new();
-    let let_in = login(&["-i", &key])?;
+    let let_in = ssh(state, &known, &["-i", &key], command)?;
     if !let_in.stdout.starts_with("root\ncipolla ") {
         findings.push(format!("with the key: {}{}", let_in.stdout, let_in.stderr));
     }
     for method in ["password", "keyboard-interactive"] {
         let method = format!("PreferredAuthentications={method}");
-        let refused = login(&["-o", "PubkeyAuthentication=no", "-o", &method])?;
+        let refused = ssh(state, &known, &["-o", "PubkeyAuthentication=no", "-o", &method], command)?;
         if refused.status.success() || !refused.stderr.contains("Permission denied (publickey)") {
             findings.push(format!("with {method}: {}{}", refused.stdout, refused.stderr));
         }
     }
     none_of(&findings)
+}
+
+/// What the sandbox of `ssh.service` leaves to a session, and what not: it has to administer.
+fn session_can_administer(state: &mut State) -> Verdict {
+    reach(state)?;
+    let known = known_hosts(state)?;
+    let key = state.folder.join(KEY).display().to_string();
+    let tasks =
+        ADMINISTRATION.iter().map(|(task, command)| format!("({command}) >&2 || echo 'cannot {task}'\n"));
+    let rest = REFUSED.iter().map(|(deed, command)| format!("({command}) >&2 && echo 'can {deed}'\n"));
+    let script: String = tasks.chain(rest).chain(["echo end".to_owned()]).collect();
+    let output = ssh(state, &known, &["-i", &key], &script)?;
+    if output.stdout == "end\n" {
+        return PASS;
+    }
+    fail(format!("{}{}", output.stdout, output.stderr))
 }
 
 fn ssh_audit_clean(state: &mut State) -> Verdict {

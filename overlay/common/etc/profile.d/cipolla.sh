@@ -3,3 +3,7 @@
 if [ "$(id -u)" -eq 0 ] && [ -t 0 ] && [ -t 1 ]; then
   cipolla greet || true
 fi
+# A prompt of root's that nobody typed at for an hour closes. Who needs it open: unset TMOUT.
+if [ "$(id -u)" -eq 0 ]; then
+  TMOUT=3600
+fi
