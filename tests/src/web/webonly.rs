@@ -17,8 +17,8 @@ pub(super) fn checks() -> Vec<Check<State>> {
 }
 
 fn webmail_only(state: &mut State) -> Verdict {
-    let script = "cp /var/lib/cipolla/private/settings.toml /run/webonly.toml && \
-        printf '[mail]\\nimap = \"webmail-only\"\\n' >>/run/webonly.toml && cipolla settings apply /run/webonly.toml";
+    let script = "sed '/^\\[mail\\]$/a imap = \"webmail-only\"' /var/lib/cipolla/private/settings.toml \
+        >/run/webonly.toml && cipolla settings apply /run/webonly.toml";
     state.resident.appliance.read(script)?;
     let site = state.site()?;
     let mut findings = Vec::new();
