@@ -5,11 +5,13 @@
 //! | [`webmail`] | a real browser over Tor: logging in, reading, sending, settings; screenshots are kept |
 //! | [`tls`] | protocols, names and known faults of every port with TLS |
 //! | [`admin`] | who sees the admin service, and what it is like |
+//! | [`audit`] | what an auditor with root's rights finds inside |
 //! | [`webonly`] | the setting that leaves the webmail as the only way to the mail |
 //!
 //! Never: a look into the webmail's own code or database. What is not on the page or in the mailbox is not there.
 
 mod admin;
+mod audit;
 mod forward;
 mod tls;
 mod webmail;
@@ -98,8 +100,10 @@ impl Scenario for Web {
             phase(up),
             phase(webmail::checks()),
             without_browser,
-            phase(admin::checks()),
+            // Checks that wait more than they work.
+            Phase { enter: audit::start, checks: admin::checks() },
             phase(tls::scans()),
+            phase(audit::checks()),
             phase(webonly::checks()),
         ]
     }
