@@ -54,6 +54,7 @@ mod runner;
 mod site;
 pub mod vantage;
 mod web;
+mod webmail;
 mod world;
 
 pub use report::{Outcome, Problem, Report};

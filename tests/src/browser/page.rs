@@ -190,6 +190,15 @@ impl Browser {
         Ok(())
     }
 
+    /// Lets pages believe that they are read in another time zone, by its name in the IANA database.
+    ///
+    /// # Errors
+    /// When there is no such zone.
+    pub fn move_to_zone(&mut self, name: &str, deadline: Deadline) -> anyhow::Result<()> {
+        self.call("Emulation.setTimezoneOverride", &json!({ "timezoneId": name }), deadline)?;
+        Ok(())
+    }
+
     /// Writes what is visible as PNG and returns its width and height.
     ///
     /// # Errors

@@ -24,23 +24,20 @@ use anyhow::{Context as _, anyhow, bail};
 use qemu::{Deadline, Probe, RunDir};
 
 use crate::Context;
-use crate::browser::{Browser, Login, Spec};
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
 use crate::site::{Account, DELIVERY, ONION, PEER, Site};
 use crate::vantage::{Vantage, words};
+use crate::webmail::Webmail;
 use crate::world::{Owner, Resident, World};
 
 /// The second mailbox's password.
 const BOB: &str = "seven patient Harbours remember";
 
-/// The page's size in pixels: a small laptop's.
-const SIZE: (u32, u32) = (1280, 800);
-
 pub(crate) struct Web;
 
 /// Fields are dropped in this order.
 pub(crate) struct State {
-    browser: Option<Browser>,
+    webmail: Option<Webmail>,
     resident: Resident,
     world: World,
     site: Option<Site>,
@@ -76,7 +73,7 @@ impl Scenario for Web {
         let owner = Owner { mailbox: "ada", ssh_keys: &[key] };
         let resident = world.appliance(ctx, probe, "web/a", owner)?;
         let scanners = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
-        Ok(State { browser: None, resident, world, site: None, tree, scanners, folder })
+        Ok(State { webmail: None, resident, world, site: None, tree, scanners, folder })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -91,7 +88,7 @@ impl Scenario for Web {
         let phase = |checks| Phase { enter: |_| Ok(()), checks };
         let without_browser = Phase {
             enter: |state: &mut State| {
-                state.browser = None;
+                state.webmail = None;
                 Ok(())
             },
             checks: tls::checks(),
@@ -142,22 +139,16 @@ impl State {
         Ok(self.site()?.at(local))
     }
 
-    /// The browser, started at its first use, with the password of the webmail's door.
-    fn browser(&mut self) -> anyhow::Result<&mut Browser> {
-        let browser = match self.browser.take() {
-            Some(browser) => browser,
+    /// The browser at the webmail's door, started at its first use.
+    fn webmail(&mut self) -> anyhow::Result<&mut Webmail> {
+        let webmail = match self.webmail.take() {
+            Some(webmail) => webmail,
             None => {
-                let proxy = self.world.client()?.tcp_socks(Deadline::seconds(30))?;
-                let vantage = Vantage { namespace: self.world.lab().network(), tree: self.tree.clone() };
-                let folder = self.folder.clone();
-                let spec = Spec { vantage, folder, proxy: Some(proxy.into()), width: SIZE.0, height: SIZE.1 };
-                let mut browser = Browser::start(&spec)?;
-                let web = self.site()?.web.clone();
-                browser.log_in_as(Some(Login { user: "ada".into(), password: web }));
-                browser
+                let site = self.site.as_ref().context("the services were never reached")?;
+                Webmail::open(&mut self.world, &self.tree, self.folder.clone(), site, "ada")?
             }
         };
-        Ok(self.browser.insert(browser))
+        Ok(self.webmail.insert(webmail))
     }
 
     /// A stranger's message for `ada`.

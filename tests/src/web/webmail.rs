@@ -5,9 +5,9 @@ use data_encoding::{BASE64, BASE64_MIME};
 use qemu::Deadline;
 
 use super::State;
-use crate::browser::{Browser, Login};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
-use crate::site::{DIALOGUE, PEER};
+use crate::site::{Account, PEER};
+use crate::webmail::{Webmail, rest, soon};
 
 /// What ada's password becomes.
 const NEW_PASSWORD: &str = "eleven quiet Harbours under snow";
@@ -15,13 +15,11 @@ const NEW_PASSWORD: &str = "eleven quiet Harbours under snow";
 /// What a stranger writes.
 const SUBJECT: &str = "Zwiebelsuppe für alle – суп на всех";
 
+/// In its text.
+const GREETING: &str = "Приятного аппетита!";
+
 /// What is attached to it.
 const RECIPE: &str = "Zwölf Zwiebeln, ein Liter Brühe, Salz.\n";
-
-/// A page with all that belongs to it, on two emulated cores behind six relays.
-fn soon() -> Deadline {
-    Deadline::seconds(DIALOGUE)
-}
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
@@ -38,72 +36,18 @@ pub(super) fn checks() -> Vec<Check<State>> {
 }
 
 impl State {
-    /// `http://` and the client onion.
-    fn origin(&self) -> anyhow::Result<String> {
-        Ok(format!("http://{}", self.site()?.client))
-    }
-
-    /// The browser, and where it is to go.
-    fn at_webmail(&mut self, query: &str) -> anyhow::Result<(&mut Browser, String)> {
-        let url = format!("{}/{query}", self.origin()?);
-        Ok((self.browser()?, url))
-    }
-
     /// From the login page to the list of messages.
     fn log_in(&mut self) -> anyhow::Result<()> {
         let password = self.site()?.password.clone();
-        let (browser, url) = self.at_webmail("")?;
-        browser.look_into(None);
-        browser.navigate(&url, soon())?;
-        // A check that failed may have left the session open.
-        if browser.eval("!document.querySelector('#rcmloginuser')", soon())? {
-            rest(browser)?;
-            browser.click("#taskmenu a.logout", soon())?;
-        }
-        browser.type_into("#rcmloginuser", "ada", soon())?;
-        browser.type_into("#rcmloginpwd", &password, soon())?;
-        browser.click("#rcmloginsubmit", soon())?;
-        browser.wait_for("#messagelist", soon())?;
-        rest(browser)
+        self.webmail()?.log_in(Account { local: "ada", password: &password })
     }
-
-    /// Leaves by the door.
-    fn log_out(&mut self) -> anyhow::Result<()> {
-        let browser = self.browser()?;
-        browser.look_into(None);
-        rest(browser)?;
-        browser.click("#taskmenu a.logout", soon())?;
-        browser.wait_for("#rcmloginsubmit", soon())
-    }
-}
-
-/// Waits until the page has all that belongs to it and says that it waits for nothing more. Before that its buttons
-/// do nothing.
-fn rest(browser: &mut Browser) -> anyhow::Result<()> {
-    let condition = "document.readyState === 'complete' && !document.querySelector('#messagestack .loading')";
-    browser.wait_until("the page to be at rest", condition, soon())
-}
-
-/// Keeps what the page shows.
-fn picture(browser: &mut Browser, name: &str) -> anyhow::Result<()> {
-    rest(browser)?;
-    let file = browser.folder().join(name);
-    browser.screenshot(&file, soon()).map(drop)
 }
 
 /// Runs a check; if it comes to no end, what the page shows then is kept.
 fn seen(state: &mut State, run: fn(&mut State) -> Verdict) -> Verdict {
-    run(state).map_err(|error| {
-        let shot = state.browser().and_then(|browser| {
-            let file = browser.folder().join("failed.png");
-            browser.screenshot(&file, Deadline::seconds(30))?;
-            Ok(file)
-        });
-        match shot {
-            Ok(file) => error.context(format!("see {}", file.display())),
-            // The first error is the one that counts.
-            Err(_) => error,
-        }
+    run(state).map_err(|error| match &mut state.webmail {
+        Some(webmail) => webmail.witness(error),
+        None => error,
     })
 }
 
@@ -113,8 +57,9 @@ fn encoded(text: &str) -> String {
 }
 
 fn asked_for_a_password(state: &mut State) -> Verdict {
-    let login = Login { user: "ada".into(), password: state.site()?.web.clone() };
-    let (browser, url) = state.at_webmail("")?;
+    let webmail = state.webmail()?;
+    let (url, login) = (webmail.url(""), webmail.login().clone());
+    let browser = webmail.browser();
     browser.log_in_as(None);
     let page = browser.navigate(&url, soon())?;
     let shown: String = browser.eval("document.title + document.body.innerText", soon())?;
@@ -161,52 +106,33 @@ fn stranger(
 
 fn login_read_send_logout(state: &mut State) -> Verdict {
     stranger(state, "Boris", "Meeting on Thursday", "Same place, same time.\r\n\r\nBoris", None)?;
-    let text = "Liebe Ada,\r\n\r\ndas Rezept hängt an. Приятного аппетита!\r\n\r\nOlivia";
-    stranger(state, "Olivia", SUBJECT, text, Some(RECIPE))?;
+    let text = format!("Liebe Ada,\r\n\r\ndas Rezept hängt an. {GREETING}\r\n\r\nOlivia");
+    stranger(state, "Olivia", SUBJECT, &text, Some(RECIPE))?;
     // Dovecot looks for words as people read them.
     for word in ["Meeting", "Zwiebelsuppe"] {
         state.arrived("ada", word)?;
     }
-    let (browser, url) = state.at_webmail("")?;
-    browser.navigate(&url, soon())?;
-    browser.wait_for("#rcmloginsubmit", soon())?;
-    picture(browser, "1-login.png")?;
+    let webmail = state.webmail()?;
+    webmail.go("")?.wait_for("#rcmloginsubmit", soon())?;
+    webmail.picture("1-login.png")?;
     state.log_in()?;
-    read(state)?;
+    read(state.webmail()?)?;
     let findings = send(state)?;
-    state.log_out()?;
-    let browser = state.browser()?;
-    picture(browser, "7-logged-out.png")?;
+    let webmail = state.webmail()?;
+    webmail.log_out()?;
+    webmail.picture("7-logged-out.png")?;
     // What was open before the end is closed after it.
-    let (browser, url) = state.at_webmail("?_task=mail")?;
-    browser.navigate(&url, soon())?;
-    browser.wait_for("#rcmloginsubmit", soon())?;
+    webmail.go("?_task=mail")?.wait_for("#rcmloginsubmit", soon())?;
     none_of(&findings)
 }
 
 /// The stranger's message in the list, beside the list, and alone; and the file that hangs on it.
-fn read(state: &mut State) -> anyhow::Result<()> {
-    let browser = state.browser()?;
-    browser.wait_for_text(SUBJECT, soon())?;
-    let found = format!(
-        "[...document.querySelectorAll('#messagelist tr.message')].find(row => row.innerText.includes({}))",
-        serde_json::to_string(SUBJECT)?
-    );
-    let row: String = browser.eval(&format!("{found}.id"), soon())?;
-    browser.click(&format!("[id={}] td.subject", serde_json::to_string(&row)?), soon())?;
-    browser.look_into(Some("#messagecontframe"));
-    browser.wait_for_text("Приятного аппетита!", soon())?;
-    rest(browser)?;
-    browser.look_into(None);
-    picture(browser, "2-mailbox.png")?;
-    let link: String = browser.eval(&format!("{found}.querySelector('a[href*=_uid]').href"), soon())?;
-    browser.navigate(&link, soon())?;
-    browser.wait_for_text("Приятного аппетита!", soon())?;
-    picture(browser, "3-message.png")?;
-    let attached: String = browser.eval(
-        "fetch(document.querySelector('#attachment-list a.filename').href + '&_download=1').then(got => got.text())",
-        soon(),
-    )?;
+fn read(webmail: &mut Webmail) -> anyhow::Result<()> {
+    webmail.look_at(SUBJECT, GREETING)?;
+    webmail.picture("2-mailbox.png")?;
+    webmail.read(SUBJECT, GREETING)?;
+    webmail.picture("3-message.png")?;
+    let attached = String::from_utf8(webmail.attachment()?)?;
     // Lines of text travel with CR LF.
     ensure!(attached.replace('\r', "") == RECIPE, "the attachment reads {attached:?}");
     Ok(())
@@ -216,7 +142,8 @@ fn read(state: &mut State) -> anyhow::Result<()> {
 fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
     let (ada, bob) = (state.at("ada")?, state.at("bob")?);
     let mut findings = Vec::new();
-    let browser = state.browser()?;
+    let webmail = state.webmail()?;
+    let browser = webmail.browser();
     rest(browser)?;
     browser.click("#taskmenu a.compose", soon())?;
     browser.wait_for("#composebody", soon())?;
@@ -229,13 +156,12 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
     browser.type_into("#compose_to .recipient-input input", &format!("{bob},"), soon())?;
     browser.type_into("#compose-subject", "Soup tonight – приходи", soon())?;
     browser.type_into("#composebody", "Dear Bob,\n\nthere is onion soup at eight.\n\nAda", soon())?;
-    picture(browser, "4-compose.png")?;
-    browser.click("#compose-content button.send", soon())?;
-    browser.wait_for("#messagelist", soon())?;
-    rest(browser)?;
+    webmail.picture("4-compose.png")?;
+    webmail.send()?;
+    let browser = webmail.browser();
     browser.click("#mailboxlist li.sent a", soon())?;
     browser.wait_for_text("Soup tonight – приходи", soon())?;
-    picture(browser, "5-sent.png")?;
+    webmail.picture("5-sent.png")?;
     let received = state.arrived("bob", "Soup")?;
     let head = received.split("\r\n\r\n").next().unwrap_or_default();
     if !head.lines().any(|line| line.starts_with("From:") && line.contains(&ada)) {
@@ -246,23 +172,24 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
             findings.push(format!("bob's message tells {trace:?}: {head}"));
         }
     }
-    let (browser, url) = state.at_webmail("?_task=settings&_action=preferences")?;
-    browser.navigate(&url, soon())?;
-    picture(browser, "6-settings.png")?;
+    let webmail = state.webmail()?;
+    webmail.go("?_task=settings&_action=preferences")?;
+    webmail.picture("6-settings.png")?;
     Ok(findings)
 }
 
 fn password_change(state: &mut State) -> Verdict {
     state.log_in()?;
     let old = state.site()?.password.clone();
-    let (browser, url) = state.at_webmail("?_task=settings&_action=plugin.password")?;
-    browser.navigate(&url, soon())?;
+    let webmail = state.webmail()?;
+    let browser = webmail.go("?_task=settings&_action=plugin.password")?;
     for (field, text) in
         [("#curpasswd", old.as_str()), ("#newpasswd", NEW_PASSWORD), ("#confpasswd", NEW_PASSWORD)]
     {
         browser.type_into(field, text, soon())?;
     }
-    picture(browser, "8-password.png")?;
+    webmail.picture("8-password.png")?;
+    let browser = webmail.browser();
     browser.click(".formbuttons .submit", soon())?;
     browser.wait_for_text("Successfully saved.", soon())?;
     let mut findings = Vec::new();
@@ -274,19 +201,18 @@ fn password_change(state: &mut State) -> Verdict {
     }
     state.site.as_mut().context("the site was reached above")?.password = NEW_PASSWORD.to_owned();
     // The session goes on, and the next one begins, with the new one.
-    let (browser, url) = state.at_webmail("?_task=mail")?;
-    browser.navigate(&url, soon())?;
-    browser.wait_for_text(SUBJECT, soon())?;
-    state.log_out()?;
+    let webmail = state.webmail()?;
+    webmail.go("?_task=mail")?.wait_for_text(SUBJECT, soon())?;
+    webmail.log_out()?;
     state.log_in()?;
-    state.log_out()?;
+    state.webmail()?.log_out()?;
     if findings.is_empty() { PASS } else { fail(findings.join("\n")) }
 }
 
 fn filter_saved(state: &mut State) -> Verdict {
     state.log_in()?;
-    let (browser, url) = state.at_webmail("?_task=settings&_action=plugin.managesieve")?;
-    browser.navigate(&url, soon())?;
+    let webmail = state.webmail()?;
+    let browser = webmail.go("?_task=settings&_action=plugin.managesieve")?;
     rest(browser)?;
     browser.click("#toolbar-menu a.create:not(.disabled)", soon())?;
     browser.look_into(Some("#filter-box"));
@@ -294,7 +220,8 @@ fn filter_saved(state: &mut State) -> Verdict {
     browser.type_into("#_name", "soup first", soon())?;
     browser.type_into("#rules .multi-input input, #rules textarea", "soup", soon())?;
     browser.look_into(None);
-    picture(browser, "9-filter.png")?;
+    webmail.picture("9-filter.png")?;
+    let browser = webmail.browser();
     browser.look_into(Some("#filter-box"));
     browser.click(".formbuttons button.submit", soon())?;
     browser.look_into(None);
@@ -303,8 +230,8 @@ fn filter_saved(state: &mut State) -> Verdict {
         "document.querySelector('#filterslist')?.innerText.includes('soup first')",
         soon(),
     )?;
-    picture(browser, "10-filters.png")?;
-    state.log_out()?;
+    webmail.picture("10-filters.png")?;
+    webmail.log_out()?;
     let script =
         state.resident.appliance.read("find /var/vmail/ada -name '*.sieve' -type f -exec cat {} +")?;
     if script.contains("soup first") && script.contains("\"soup\"") {
@@ -324,7 +251,8 @@ fn headers(state: &mut State) -> Verdict {
     ];
     let mut findings = Vec::new();
     let mut seen = 0;
-    let documents = state.browser()?.record().requests.iter().filter(|request| request.kind == "Document");
+    let documents =
+        state.webmail()?.browser().record().requests.iter().filter(|request| request.kind == "Document");
     for request in documents.filter(|request| request.url.starts_with("http")) {
         let Some(response) = &request.response else { continue };
         seen += 1;
@@ -349,15 +277,16 @@ fn headers(state: &mut State) -> Verdict {
 fn no_complaints(state: &mut State) -> Verdict {
     // Tor Browser takes an onion for as good as HTTPS. Chromium does not, and then has no use for that header.
     let known = "The Cross-Origin-Opener-Policy header has been ignored";
-    let complaints = state.browser()?.record().complaints.iter().filter(|one| !one.contains(known));
+    let complaints = state.webmail()?.browser().record().complaints.iter().filter(|one| !one.contains(known));
     none_of(&complaints.cloned().collect::<Vec<_>>())
 }
 
 /// By what the pages asked for, and by what the whole browser connected to.
 fn no_external_request(state: &mut State) -> Verdict {
-    let origin = state.origin()?;
     let proxy = state.world.client()?.tcp_socks(Deadline::seconds(30))?.to_string();
-    let browser = state.browser.take().context("no browser was started")?;
+    let webmail = state.webmail.take().context("no browser was started")?;
+    let origin = webmail.origin().to_owned();
+    let browser = webmail.into_browser();
     let mut findings: Vec<_> = browser
         .record()
         .elsewhere(&origin)
