@@ -22,9 +22,14 @@ const SCRIPT: u64 = 180;
 /// A machine with the unmodified image and a root shell.
 pub(crate) struct Appliance {
     pub(crate) machine: Machine,
-    /// How to start it again, until its first boot is over.
-    origin: Option<Origin>,
+    /// How it was started.
+    origin: Origin,
+    /// Whether a crash of the emulator would count against it.
+    settled: bool,
 }
+
+/// An appliance without power, and its disk.
+pub(crate) struct Cold(Origin);
 
 /// What a machine was started from.
 struct Origin {
@@ -40,7 +45,17 @@ impl Origin {
     }
 
     fn appliance(self) -> anyhow::Result<Appliance> {
-        Ok(Appliance { machine: self.machine()?, origin: Some(self) })
+        Ok(Appliance { machine: self.machine()?, origin: self, settled: false })
+    }
+}
+
+impl Cold {
+    /// Switches the machine on again, with the disk that it had and as `change` wants it to be now; does not wait
+    /// for it.
+    pub(crate) fn switch_on(mut self, change: impl FnOnce(&mut MachineSpec)) -> anyhow::Result<Appliance> {
+        again(&mut self.0.spec);
+        change(&mut self.0.spec);
+        self.0.appliance()
     }
 }
 
@@ -85,23 +100,25 @@ impl Appliance {
     }
 
     /// Cuts the power: QEMU is killed, and what the guest had not flushed is lost.
-    pub(crate) fn cut_power(self) -> anyhow::Result<()> {
-        Ok(self.machine.cut_power(Deadline::seconds(SCRIPT))?)
+    pub(crate) fn cut_power(self) -> anyhow::Result<Cold> {
+        self.machine.cut_power(Deadline::seconds(SCRIPT))?;
+        Ok(Cold(self.origin))
     }
 
     /// Waits for the login prompt on the serial console and for the boot to be over. A machine whose emulator
-    /// crashes in its first boot is started once more, and that is said: QEMU 10 fails an assertion about its own
+    /// crashes in the first boot after its start is started once more, and that is said: QEMU 10 fails an assertion about its own
     /// tables in one of some hundred emulated starts on a busy computer.
     pub(crate) fn wait_boot(&mut self) -> anyhow::Result<()> {
         let deadline = Deadline::seconds(BOOT);
         if let Err(error) = self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline) {
             let crash = self.machine.crashed();
-            let (Some(story), Some(origin)) = (crash, self.origin.take()) else { return Err(error.into()) };
+            let (Some(story), false) = (crash, self.settled) else { return Err(error.into()) };
             eprintln!("  the emulator crashed and is started again: {story}");
-            self.machine = origin.machine()?;
+            self.settled = true;
+            self.machine = self.origin.machine()?;
             self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
         }
-        self.origin = None;
+        self.settled = true;
         // Ends when the last job has ended; its word (running, degraded) is for the checks to judge.
         self.machine.run("systemctl is-system-running --wait", deadline)?;
         Ok(())

@@ -18,7 +18,7 @@
 //! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
 //! | `attack` | one appliance in that network, attacked while its owner works; who may see a service at all |
 //! | `web` | one appliance in that network: its webmail in a real browser, TLS and SSH under scanners |
-//! | `exchange` | two appliances write to each other over that network |
+//! | `exchange` | two appliances write to each other over that network; then one of them sleeps |
 //! | `outside` | one appliance in that network: its packets, its open ports |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a

@@ -1,16 +1,17 @@
 //! A lab with a private Tor network, and appliances in it.
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use clients::Door;
-use qemu::{Deadline, Keep, Lab, Port, Probe, RunDir, TorBridge, TorClient, TorNetwork};
+use qemu::{Deadline, Keep, Lab, Nic, Port, Probe, RunDir, TorBridge, TorClient, TorNetwork};
 use serde::Deserialize;
 
 use crate::Context;
-use crate::appliance::Appliance;
-use crate::capture::{self, Expected, Tally};
+use crate::appliance::{Appliance, Cold};
+use crate::capture::{self, Expected, Packet, Tally};
 
 /// Keys, eight starts of Tor, a first consensus: half a minute, more beside a busy neighbour.
 const TOR: u64 = 240;
@@ -31,6 +32,16 @@ pub(crate) struct Resident {
     port: Port,
     /// The only way into the Tor network that it knows, if it has bridges.
     bridge: Option<SocketAddrV4>,
+    /// The records of its card, one for each time that its power came on.
+    records: Vec<PathBuf>,
+}
+
+/// A resident without power: its disk, and its plug.
+pub(crate) struct Asleep {
+    cold: Cold,
+    port: Port,
+    bridge: Option<SocketAddrV4>,
+    records: Vec<PathBuf>,
 }
 
 /// Who an appliance belongs to, in its settings.
@@ -113,12 +124,13 @@ impl World {
     ) -> anyhow::Result<Resident> {
         // Closed to others before the machine's own folder is made in it.
         let run_dir = RunDir::create(&ctx.run_root.join(name))?;
-        let port = self.lab.attach(Some(run_dir.file("lan.pcap")))?;
+        let record = run_dir.file("lan.pcap");
+        let port = self.lab.attach(Some(record.clone()))?;
         let (bridge, line) = bridge.unzip();
         let settings = self.settings(owner, &Bridges { lines: line.as_slice(), hosts: &[] })?;
         let since = Instant::now();
         let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings)?;
-        Ok(Resident { appliance, since, port, bridge })
+        Ok(Resident { appliance, since, port, bridge, records: vec![record] })
     }
 
     /// An owner's settings (TOML) for an appliance in this network.
@@ -149,7 +161,7 @@ impl World {
         &self.lab
     }
 
-    /// Judges every packet of an appliance's card so far.
+    /// Judges every packet of an appliance's card so far, from the first time that its power came on.
     pub(crate) fn judge(&self, resident: &Resident) -> anyhow::Result<Tally> {
         self.judge_after(resident, 0)
     }
@@ -165,7 +177,7 @@ impl World {
                 None => self.tor.endpoints().into_iter().collect(),
             },
         };
-        let packets = capture::load(&resident.capture())?;
+        let packets = resident.recorded()?;
         Ok(capture::judge(packets.get(seen..).unwrap_or_default(), &expected))
     }
 }
@@ -185,7 +197,7 @@ impl Resident {
 
     /// How many packets its card has seen.
     pub(crate) fn packets(&self) -> anyhow::Result<usize> {
-        Ok(capture::load(&self.capture())?.len())
+        Ok(self.recorded()?.len())
     }
 
     /// The address of its card.
@@ -193,9 +205,19 @@ impl Resident {
         self.port.mac
     }
 
-    /// The record of its card.
-    pub(crate) fn capture(&self) -> std::path::PathBuf {
-        self.appliance.machine.run_dir().file("lan.pcap")
+    /// Every packet of its card.
+    pub(crate) fn recorded(&self) -> anyhow::Result<Vec<Packet>> {
+        let mut packets = Vec::new();
+        for record in &self.records {
+            packets.extend(capture::load(record)?);
+        }
+        Ok(packets)
+    }
+
+    /// Cuts its power: QEMU is killed, and what the guest had not flushed is lost.
+    pub(crate) fn cut_power(self) -> anyhow::Result<Asleep> {
+        let Self { appliance, port, bridge, records, .. } = self;
+        Ok(Asleep { cold: appliance.cut_power()?, port, bridge, records })
     }
 
     /// Whether a pluggable transport runs as Tor does, by the name that the kernel has for it (15 characters): in its
@@ -240,6 +262,24 @@ fn settings(owner: &Owner<'_>, bridges: &Bridges<'_>, authorities: &[String]) ->
     let authorities = serde_json::to_string(authorities)?;
     text.push_str(&format!("[tor.test_network]\ndir_authorities = {authorities}\n"));
     Ok(text)
+}
+
+impl Asleep {
+    /// Switches it on again, at the same plug; does not wait for it. QEMU begins a new record, in a file of its own.
+    pub(crate) fn wake(self) -> anyhow::Result<Resident> {
+        let Self { cold, mut port, bridge, mut records } = self;
+        let number = records.len() + 1;
+        let first = records.first().context("its card was never recorded")?;
+        let record = first.with_file_name(format!("lan-{number}.pcap"));
+        if let Nic::Tap { capture, .. } = &mut port.nic {
+            *capture = Some(record.clone());
+        }
+        let since = Instant::now();
+        let nic = port.nic.clone();
+        let appliance = cold.switch_on(|spec| spec.nics = vec![nic])?;
+        records.push(record);
+        Ok(Resident { appliance, since, port, bridge, records })
+    }
 }
 
 #[cfg(test)]

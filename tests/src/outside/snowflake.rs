@@ -80,7 +80,7 @@ fn apply(state: &mut State) -> anyhow::Result<()> {
 
 /// What the machine sent since the settings changed, or since `skip` packets.
 fn since<T>(resident: &Resident, skip: usize, look: impl Fn(&[Sent<'_>]) -> T) -> anyhow::Result<T> {
-    let packets = capture::load(&resident.capture())?;
+    let packets = resident.recorded()?;
     Ok(look(&capture::sent(packets.get(skip..).unwrap_or_default(), &resident.mac())))
 }
 

@@ -1,22 +1,31 @@
 //! Two appliances from the same image write to each other, over the private Tor network. One of them reaches it
 //! through an obfs4 bridge.
 //!
-//! The owner's programs are the thin clients: submission and IMAP through Tor, with TLS that trusts the
-//! appliance's own authority and nobody else.
+//! | module | what |
+//! |---|---|
+//! | here | mail both ways, by submission and IMAP through Tor, with TLS that trusts the appliance's own authority only |
+//! | [`webmail`] | what has arrived is read, and answered, in a browser |
+//! | [`sleep`] | one of them is switched off while the other writes |
+
+mod sleep;
+mod webmail;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clients::{Imap, Smtp};
 use data_encoding::BASE64_MIME;
-use qemu::{Deadline, Probe};
+use qemu::{Deadline, Probe, RunDir};
 use sha2::{Digest as _, Sha256};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
 use crate::site::{Account, DIALOGUE, ONION, Site};
-use crate::world::{Resident, World};
+use crate::webmail::Webmail;
+use crate::world::{Asleep, Resident, World};
 
 /// From submission to the other mailbox: a lookup, a circuit, a delivery, on two emulated machines.
 const DELIVERY: u64 = 300;
@@ -25,20 +34,33 @@ const DELIVERY: u64 = 300;
 const SUBJECT: &str = "Grüße aus der Küche: 玉ねぎのスープ, сельдь под шубой and a very long way to say that dinner \
     is ready, with 🧅 on top, so that this subject needs more than one encoded word";
 
-/// Bytes of it in one encoded word; the first line has to have room for its name, too.
+/// Bytes of a subject in one encoded word; the first line has to have room for its name, too.
 const PART: usize = 39;
+
+/// In the text of every message.
+const TEXT: &str = "Zwiebelsuppe für alle.";
 
 pub(crate) struct Exchange;
 
 /// Fields are dropped in this order.
 pub(crate) struct State {
+    webmail: Option<Webmail>,
     people: Vec<Person>,
+    /// What was switched off.
+    asleep: Option<Asleep>,
+    /// What was written to it meanwhile.
+    waiting: sleep::Waiting,
     world: World,
+    /// The browser's tree.
+    tree: Vec<OsString>,
+    /// For screenshots.
+    folder: PathBuf,
 }
 
 /// An appliance and what its owner knows.
 struct Person {
-    resident: Resident,
+    /// `None` while it is switched off.
+    resident: Option<Resident>,
     name: &'static str,
     site: Option<Site>,
 }
@@ -51,24 +73,42 @@ impl Scenario for Exchange {
     }
 
     fn about(&self) -> Cow<'static, str> {
-        "two appliances from one image write to each other over a private Tor network".into()
+        "two appliances from one image write to each other over a private Tor network; one of them sleeps"
+            .into()
+    }
+
+    fn wants_browser(&self) -> bool {
+        true
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
+        let tree = ctx.browser.clone().context("no browser was prepared for this run")?;
         let mut world = World::start(ctx, "exchange")?;
+        let folder = RunDir::create(&ctx.run_root.join("exchange/webmail"))?.path().to_owned();
         // Bob's provider lets nobody use Tor: his appliance goes through a bridge.
         let ada = world.appliance(ctx, probe, "exchange/ada", "ada")?;
         let bob = world.appliance_behind_bridge(ctx, probe, "exchange/bob", "bob")?;
-        let people =
-            [("ada", ada), ("bob", bob)].map(|(name, resident)| Person { resident, name, site: None });
-        Ok(State { people: people.into(), world })
+        let people = [("ada", ada), ("bob", bob)].map(|(name, resident)| Person {
+            resident: Some(resident),
+            name,
+            site: None,
+        });
+        Ok(State {
+            webmail: None,
+            people: people.into(),
+            asleep: None,
+            waiting: sleep::Waiting::default(),
+            world,
+            tree,
+            folder,
+        })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
         let checks = vec![
             gate("both_boot", &[], |state: &mut State| {
                 for person in &mut state.people {
-                    person.resident.appliance.wait_boot()?;
+                    person.resident()?.appliance.wait_boot()?;
                 }
                 PASS
             }),
@@ -77,23 +117,42 @@ impl Scenario for Exchange {
             check("two_appliances_exchange_mail_there", &["R36"], |state: &mut State| exchange(state, 0, 1)),
             check("two_appliances_exchange_mail_back", &["R36"], |state: &mut State| exchange(state, 1, 0)),
             check("headers_no_ip_no_agent_no_zone", &["R31"], headers_tell_nothing),
-            check("captures_hold_only_tor_and_dhcp", &["R1", "R4", "R6"], only_tor_and_dhcp),
             check("obfs4_bridge_is_the_only_way", &["R4"], obfs4_bridge_is_the_only_way),
+            check("webmail_shows_what_was_sent", &["R16", "R36"], webmail::shows),
+            check("webmail_reply_threads_and_tells_nothing", &["R16", "R31"], webmail::reply),
         ];
-        vec![Phase { enter: |_| Ok(()), checks }]
+        let captures = vec![check("captures_hold_only_tor_and_dhcp", &["R1", "R4", "R6"], only_tor_and_dhcp)];
+        let phase = |checks| Phase { enter: |_| Ok(()), checks };
+        vec![
+            phase(checks),
+            Phase { enter: sleep::fall_asleep, checks: sleep::while_asleep() },
+            Phase { enter: sleep::wake, checks: sleep::afterwards() },
+            phase(captures),
+        ]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.people.iter_mut().flat_map(|person| person.resident.appliance.evidence()).collect()
+        let up = state.people.iter_mut().filter_map(|person| person.resident.as_mut());
+        up.flat_map(|resident| resident.appliance.evidence()).collect()
     }
 
     fn reach(&self, state: &State) -> Option<String> {
-        let machines = state.people.iter().map(|person| person.resident.appliance.machine.how_to_reach());
+        let up = state.people.iter().filter_map(|person| person.resident.as_ref());
+        let machines = up.map(|resident| resident.appliance.machine.how_to_reach());
         Some(machines.chain([state.world.lab().how_to_reach()]).collect())
     }
 }
 
 impl Person {
+    fn resident(&mut self) -> anyhow::Result<&mut Resident> {
+        self.resident.as_mut().with_context(|| format!("{}'s appliance is switched off", self.name))
+    }
+
+    /// Runs a script on the appliance that has to succeed and returns what it wrote.
+    fn read(&mut self, script: &str) -> anyhow::Result<String> {
+        self.resident()?.appliance.read(script)
+    }
+
     fn site(&self) -> anyhow::Result<&Site> {
         self.site.as_ref().with_context(|| format!("nothing is known about {}", self.name))
     }
@@ -125,7 +184,7 @@ fn identities_are_disjoint(state: &mut State) -> Verdict {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut findings = Vec::new();
     for person in &mut state.people {
-        let text = person.resident.appliance.read(IDENTITY)?;
+        let text = person.read(IDENTITY)?;
         for (sum, file) in text.lines().filter_map(|line| line.split_once("  ")) {
             let here = format!("{file} of {}", person.name);
             if let Some(other) = seen.insert(sum.to_owned(), here.clone()) {
@@ -138,7 +197,7 @@ fn identities_are_disjoint(state: &mut State) -> Verdict {
 
 fn owners_log_in(state: &mut State) -> Verdict {
     for person in &mut state.people {
-        let site = Site::learn(&mut person.resident, &mut state.world)?;
+        let site = Site::learn(person.resident()?, &mut state.world)?;
         site.wait_up(Deadline::seconds(ONION))?;
         person.site = Some(site);
         person.submission()?.demand("QUIT")?;
@@ -153,8 +212,8 @@ fn attachment(seed: &str) -> Vec<u8> {
 }
 
 /// A message as a mail program writes it, with traces that have to be gone when it arrives.
-fn message(from: &str, to: &str, attachment: &[u8]) -> String {
-    let words: String = chunks(SUBJECT, PART)
+fn message(from: &str, to: &str, subject: &str, attachment: &[u8]) -> String {
+    let words: String = chunks(subject, PART)
         .map(|part| format!(" =?utf-8?B?{}?=\r\n", data_encoding::BASE64.encode(part.as_bytes())))
         .collect();
     format!(
@@ -163,7 +222,7 @@ fn message(from: &str, to: &str, attachment: &[u8]) -> String {
          X-Originating-IP: [192.0.2.77]\r\nMIME-Version: 1.0\r\n\
          Content-Type: multipart/mixed; boundary=\"onion\"\r\n\r\n\
          --onion\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
-         Zwiebelsuppe für alle.\r\n\
+         {TEXT}\r\n\
          --onion\r\nContent-Type: application/octet-stream; name=\"soup.bin\"\r\n\
          Content-Disposition: attachment; filename=\"soup.bin\"\r\nContent-Transfer-Encoding: base64\r\n\r\n\
          {}--onion--\r\n",
@@ -187,25 +246,29 @@ fn exchange(state: &mut State, from: usize, to: usize) -> Verdict {
     let (from, to) = (&state.people[from], &state.people[to]);
     let (sender, recipient) = (from.address()?, to.address()?);
     let content = attachment(&sender);
-    let text = message(&sender, &recipient, &content);
+    let text = message(&sender, &recipient, SUBJECT, &content);
     let reply = from.submission()?.mail(&sender, &[&recipient], text.as_bytes())?;
     if !reply.agreed() {
         return fail(format!("submission refuses the message: {reply}"));
     }
-    let received = receive(to)?;
+    none_of(&unlike(&receive(to)?, SUBJECT, &content))
+}
+
+/// What of a message is not as it was written.
+fn unlike(received: &str, subject: &str, attachment: &[u8]) -> Vec<String> {
     let mut findings = Vec::new();
-    for part in chunks(SUBJECT, PART) {
+    for part in chunks(subject, PART) {
         if !received.contains(&data_encoding::BASE64.encode(part.as_bytes())) {
             findings.push(format!("the subject lacks {part:?}"));
         }
     }
-    if !received.contains("Zwiebelsuppe für alle.") && !received.contains("Zwiebelsuppe f=C3=BCr alle.") {
+    if !received.contains(TEXT) && !received.contains("Zwiebelsuppe f=C3=BCr alle.") {
         findings.push("the text is not what was sent".to_owned());
     }
-    if !received.contains(&BASE64_MIME.encode(&content)) {
+    if !received.contains(&BASE64_MIME.encode(attachment)) {
         findings.push("the attachment is not what was sent".to_owned());
     }
-    none_of(&findings)
+    findings
 }
 
 /// Waits for the first message of a mailbox, as a mail program does (RFC 2177), and reads it.
@@ -226,22 +289,29 @@ fn receive(who: &Person) -> anyhow::Result<String> {
 /// What the mail program and the way of the message told about the sender's computer is gone.
 fn headers_tell_nothing(state: &mut State) -> Verdict {
     let text = receive(&state.people[1])?;
-    let head = text.split("\r\n\r\n").next().unwrap_or_default();
-    let mut findings = Vec::new();
-    for trace in
-        ["192.0.2.77", "User-Agent", "X-Originating-IP", "laptop.example", "+0530", "fc00:dead", "127.0.0.1"]
-    {
-        findings.extend(
-            head.lines().filter(|line| line.contains(trace)).map(|line| format!("{trace:?} in {line:?}")),
-        );
-    }
-    none_of(&findings)
+    let traces = ["192.0.2.77", "X-Originating-IP", "laptop.example"];
+    none_of(&told(head(&text), &traces))
+}
+
+/// The header lines of a message.
+fn head(message: &str) -> &str {
+    message.split("\r\n\r\n").next().unwrap_or_default()
+}
+
+/// Header lines with one of these traces of the sender's computer, or with one that every computer leaves.
+fn told(head: &str, traces: &[&str]) -> Vec<String> {
+    let always = ["User-Agent", "X-Mailer", "+0530", "fc00:dead", "127.0.0.1"];
+    let traces = traces.iter().chain(&always);
+    let found =
+        |trace| head.lines().filter(move |line: &&str| line.contains(trace)).map(move |line| (trace, line));
+    traces.flat_map(|trace| found(*trace)).map(|(trace, line)| format!("{trace:?} in {line:?}")).collect()
 }
 
 fn only_tor_and_dhcp(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     for person in &state.people {
-        let tally = state.world.judge(&person.resident)?;
+        let resident = person.resident.as_ref().context("not every appliance is up")?;
+        let tally = state.world.judge(resident)?;
         findings.extend(tally.findings.iter().map(|finding| format!("{}: {finding}", person.name)));
     }
     none_of(&findings)
@@ -249,7 +319,7 @@ fn only_tor_and_dhcp(state: &mut State) -> Verdict {
 
 /// Bob's Tor speaks to its bridge and nobody else, through a transport in the same sandbox, and nothing was denied.
 fn obfs4_bridge_is_the_only_way(state: &mut State) -> Verdict {
-    let bob = &mut state.people[1].resident;
+    let bob = state.people[1].resident()?;
     let tally = state.world.judge(bob)?;
     let mut findings = tally.findings;
     if tally.tor_connects == 0 {
@@ -272,7 +342,7 @@ mod tests {
         let parts: Vec<_> = chunks(SUBJECT, PART).collect();
         assert_eq!(parts.concat(), SUBJECT);
         assert!(parts.iter().all(|part| part.len() <= PART));
-        let text = message("a@x.onion", "b@y.onion", b"x");
+        let text = message("a@x.onion", "b@y.onion", SUBJECT, b"x");
         // An encoded word has at most 75 characters (RFC 2047, 2).
         assert!(text.lines().take_while(|line| !line.is_empty()).all(|line| line.len() <= 76), "{text}");
     }
