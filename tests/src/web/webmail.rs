@@ -159,6 +159,9 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
     webmail.picture("4-compose.png")?;
     webmail.send()?;
     let browser = webmail.browser();
+    // The list of the inbox may still be on its way, and would come last.
+    browser.wait_for("#messagelist tr.message", soon())?;
+    rest(browser)?;
     browser.click("#mailboxlist li.sent a", soon())?;
     browser.wait_for_text("Soup tonight – приходи", soon())?;
     webmail.picture("5-sent.png")?;
