@@ -5,6 +5,7 @@
 
 mod delivery;
 mod inside;
+mod quiet;
 mod receive;
 mod restarts;
 mod rules;
@@ -39,6 +40,7 @@ pub(crate) struct State {
     date: String,
     /// How many messages were sent, for subjects that are all different.
     count: u32,
+    quiet: quiet::Quiet,
 }
 
 /// The two people with a mailbox.
@@ -71,7 +73,15 @@ impl Scenario for Mail {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "mail")?;
         let resident = world.appliance(ctx, probe, "mail/a", "ada")?;
-        Ok(State { ctx: ctx.clone(), resident, world, site: None, date: String::new(), count: 0 })
+        Ok(State {
+            ctx: ctx.clone(),
+            resident,
+            world,
+            site: None,
+            date: String::new(),
+            count: 0,
+            quiet: quiet::Quiet::default(),
+        })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -86,13 +96,14 @@ impl Scenario for Mail {
         let phase = |checks| Phase { enter: |_| Ok(()), checks };
         vec![
             phase(up),
-            phase(inside::checks()),
+            Phase { enter: quiet::pause, checks: inside::checks() },
             phase(sandbox::checks()),
-            phase(receive::checks()),
+            Phase { enter: quiet::resume, checks: receive::checks() },
             phase(submit::checks()),
             phase(rules::checks()),
             phase(delivery::checks()),
             phase(web::checks()),
+            phase(quiet::checks()),
             phase(upkeep::checks()),
             phase(restarts::checks()),
         ]
