@@ -22,7 +22,7 @@ const QUIET: usize = 3;
 const SURGE: Duration = Duration::from_secs(30);
 
 /// By when everybody has finished what was begun: a wrong password is answered after five seconds.
-const PAUSE: u64 = 60;
+const PAUSE: u64 = 120;
 
 /// Everything that was seen.
 pub(super) struct Record {

@@ -14,10 +14,10 @@ use crate::site::{PEER, Site};
 
 /// Within this time after its first connection an offender has lost its circuit, in seconds. Who only keeps silent
 /// is let be for a minute, and the tide may be out in between.
-const PATIENCE: u64 = 150;
+const PATIENCE: u64 = 300;
 
-/// Time between two rings: twice as many as the mail server lets one client have.
-const RINGS: Duration = Duration::from_secs(1);
+/// Time between two rings: far more than the mail server lets one client have.
+const RINGS: Duration = Duration::from_millis(300);
 
 /// Connections that one client may have at the mail server.
 const PLACES: usize = 5;
