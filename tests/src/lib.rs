@@ -50,6 +50,8 @@ mod lab_network;
 mod mail;
 mod outside;
 mod report;
+#[cfg(test)]
+mod requirements;
 mod runner;
 mod site;
 pub mod vantage;
@@ -135,14 +137,15 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
 pub fn names(ctx: &Context) -> Vec<String> {
     let all = scenarios(ctx);
     all.iter()
-        .flat_map(|one| one.checks(ctx).into_iter().map(|check| format!("{}::{check}", one.name())))
+        .flat_map(|one| one.checks(ctx).into_iter().map(|(check, _)| format!("{}::{check}", one.name())))
         .collect()
 }
 
 /// Whether a selected check needs a browser, which is large to fetch.
 #[must_use]
 pub fn wants_browser(ctx: &Context) -> bool {
-    let selected = |one: &dyn Runnable| one.checks(ctx).iter().any(|check| ctx.selects(&one.name(), check));
+    let selected =
+        |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
     scenarios(ctx).iter().any(|one| one.wants_browser() && selected(one.as_ref()))
 }
 

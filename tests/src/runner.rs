@@ -15,7 +15,8 @@ use crate::{Context, Outcome, Problem, Report};
 pub(crate) trait Runnable {
     fn name(&self) -> Cow<'static, str>;
 
-    fn checks(&self, ctx: &Context) -> Vec<String>;
+    /// Each check's name, and the rows of the requirements list that it shows.
+    fn checks(&self, ctx: &Context) -> Vec<(String, &'static [&'static str])>;
 
     fn wants_browser(&self) -> bool;
 
@@ -27,11 +28,10 @@ impl<T: Scenario> Runnable for T {
         Scenario::name(self)
     }
 
-    fn checks(&self, ctx: &Context) -> Vec<String> {
-        self.phases(ctx)
-            .iter()
-            .flat_map(|phase| phase.checks.iter().map(|check| check.name.to_string()))
-            .collect()
+    fn checks(&self, ctx: &Context) -> Vec<(String, &'static [&'static str])> {
+        let phases = self.phases(ctx);
+        let checks = phases.iter().flat_map(|phase| &phase.checks);
+        checks.map(|check| (check.name.to_string(), check.requirements)).collect()
     }
 
     fn wants_browser(&self) -> bool {

@@ -42,7 +42,7 @@ impl Scenario for File {
         checks.extend([
             check("esp_has_both_loaders", &[], layout::esp_has_both_loaders),
             check("root_is_erofs_and_fits", &["R47"], layout::root_is_erofs_and_fits),
-            check("manifest_matches_root", &[], contents::manifest_matches_root),
+            check("manifest_matches_root", &["R10"], contents::manifest_matches_root),
             check("no_secret_in_any_byte", &["R49"], secrets::no_secret_in_any_byte),
             check("no_secret_file", &["R49"], secrets::no_secret_file),
             check("no_build_path_or_hostname", &[], secrets::no_build_path_or_hostname),
