@@ -142,6 +142,16 @@ impl Webmail {
         browser.wait_for_text(text, soon())
     }
 
+    /// Opens the folder of what was sent, from the list of another folder that has messages. A click is lost before
+    /// that list is there: the webmail takes no command while it waits for an answer.
+    pub(crate) fn open_sent(&mut self) -> anyhow::Result<()> {
+        let browser = &mut self.browser;
+        browser.wait_for("#messagelist tr.message", soon())?;
+        rest(browser)?;
+        browser.click("#mailboxlist li.sent a", soon())?;
+        browser.wait_for("#mailboxlist li.sent.selected", soon())
+    }
+
     /// The first attachment of the message that is open.
     pub(crate) fn attachment(&mut self) -> anyhow::Result<Vec<u8>> {
         let content: String = self.browser.eval(ATTACHMENT, soon())?;

@@ -117,9 +117,8 @@ fn answer(webmail: &mut Webmail, to: &str) -> anyhow::Result<Vec<String>> {
     browser.type_into("#composebody", &format!("{ANSWER}\n\n{quoted}"), soon())?;
     webmail.picture("3-answer.png")?;
     webmail.send()?;
-    let browser = webmail.browser();
-    browser.click("#mailboxlist li.sent a", soon())?;
-    browser.wait_for_text(&subject, soon())?;
+    webmail.open_sent()?;
+    webmail.browser().wait_for_text(&subject, soon())?;
     webmail.picture("4-sent.png")?;
     webmail.log_out()?;
     Ok(findings)

@@ -158,12 +158,8 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
     browser.type_into("#composebody", "Dear Bob,\n\nthere is onion soup at eight.\n\nAda", soon())?;
     webmail.picture("4-compose.png")?;
     webmail.send()?;
-    let browser = webmail.browser();
-    // The list of the inbox may still be on its way, and would come last.
-    browser.wait_for("#messagelist tr.message", soon())?;
-    rest(browser)?;
-    browser.click("#mailboxlist li.sent a", soon())?;
-    browser.wait_for_text("Soup tonight – приходи", soon())?;
+    webmail.open_sent()?;
+    webmail.browser().wait_for_text("Soup tonight – приходи", soon())?;
     webmail.picture("5-sent.png")?;
     let received = state.arrived("bob", "Soup")?;
     let head = received.split("\r\n\r\n").next().unwrap_or_default();
