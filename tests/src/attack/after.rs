@@ -23,7 +23,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Footprint {
     tasks: u64,
-    /// Memory that is not a file's, in bytes.
+    /// Memory that is not a file's, in bytes, but for Postfix's.
     memory: u64,
 }
 
@@ -37,7 +37,8 @@ const DIALOGUES: &str =
 
 impl Footprint {
     pub(super) fn measure(state: &mut State) -> anyhow::Result<Self> {
-        let script = format!("echo {TASKS}; grep '^anon ' /sys/fs/cgroup/system.slice/memory.stat");
+        let anon = |unit: &str| format!("sed -n 's/^anon //p' /sys/fs/cgroup/system.slice/{unit}memory.stat");
+        let script = format!("echo {TASKS}; echo $(($({}) - $({})))", anon(""), anon("postfix.service/"));
         let text = state.resident.appliance.read(&script)?;
         let number = |line: Option<&str>| line?.rsplit(' ').next()?.parse::<u64>().ok();
         let mut lines = text.lines();

@@ -86,6 +86,9 @@ pub(super) fn compare(quiet: &Times, attacked: &Times) -> (String, Vec<String>) 
     (table, findings)
 }
 
+/// No round takes less.
+const ROUND: Duration = Duration::from_secs(8);
+
 /// The owner, with a session open.
 pub(super) struct Owner<'s> {
     site: &'s Site,
@@ -100,8 +103,15 @@ impl<'s> Owner<'s> {
         Ok(Self { site, session: site.mailbox(CIRCUIT, ada(site))?, date, sent: 0 })
     }
 
-    /// One round of everything.
+    /// One round of everything, and a rest: a circuit may log in ten times in a minute, the owner's as well.
     pub(super) fn round(&mut self, times: &mut Times) -> anyhow::Result<()> {
+        let since = Instant::now();
+        self.work(times)?;
+        std::thread::sleep(ROUND.saturating_sub(since.elapsed()));
+        Ok(())
+    }
+
+    fn work(&mut self, times: &mut Times) -> anyhow::Result<()> {
         let Self { site, session, date, sent } = self;
         session.until(Deadline::seconds(DIALOGUE));
         for _ in 0..3 {
