@@ -91,8 +91,20 @@ fn disk(line: &mut Line, spec: &MachineSpec, run: &RunDir) {
         Some(Disk::Raw(file)) => ("raw", file.clone()),
     };
     // Write-back keeps the guest's flushes meaningful, so a killed machine is an honest power cut.
-    let prefix = format!("if=none,id=disk0,format={format},cache=writeback,discard=unmap,file=");
-    line.option("-drive", &[OsStr::new(&prefix), &comma(&file)]);
+    let cache = "cache=writeback,discard=unmap";
+    if spec.record_writes {
+        // The record lies above the disk's format, so it holds what the guest wrote, and where. It has to be whole
+        // only when the machine has ended, so its own flushes are left out.
+        let prefix = format!(
+            "if=none,id=disk0,driver=blklogwrites,{cache},file.discard=unmap,file.driver={format},file.file.driver=file,\
+             file.file.filename="
+        );
+        let log = ",log.driver=file,log.cache.no-flush=on,log.filename=";
+        line.option("-drive", &[OsStr::new(&prefix), &comma(&file), log.as_ref(), &comma(&run.write_log())]);
+    } else {
+        let prefix = format!("if=none,id=disk0,format={format},{cache},file=");
+        line.option("-drive", &[OsStr::new(&prefix), &comma(&file)]);
+    }
     line.words(["-device", "virtio-blk-pci,drive=disk0,bootindex=1"]);
 }
 
@@ -267,6 +279,13 @@ mod tests {
         ];
         spec.smbios = vec!["type=1,serial=7".into()];
         spec.extra = vec!["-no-reboot".into()];
+        insta::assert_snapshot!(shown(&spec));
+    }
+
+    #[test]
+    fn recorded_writes() {
+        let mut spec = spec(Arch::Amd64, Firmware::Bios);
+        spec.record_writes = true;
         insta::assert_snapshot!(shown(&spec));
     }
 

@@ -43,6 +43,7 @@ mod run_dir;
 mod shell;
 mod spec;
 mod text;
+mod write_log;
 
 pub use accel::{Accel, Probe, probe};
 pub use arch::{Arch, Firmware};
@@ -60,3 +61,4 @@ pub use qmp::Qmp;
 pub use run_dir::RunDir;
 pub use shell::{Output, Shell, Status};
 pub use spec::{Credential, Disk, MachineSpec, Nic, Serial};
+pub use write_log::{Logged, Request, WriteLog};

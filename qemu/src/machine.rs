@@ -211,6 +211,16 @@ impl Machine {
         self.console.wait_closed(deadline)
     }
 
+    /// Ends QEMU in order and waits for it, without a word to the guest. The record of the disk's writes is then whole.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`], or when QEMU does not end in time.
+    pub fn freeze(mut self, deadline: Deadline) -> Result<()> {
+        self.qmp.execute("stop", &serde_json::json!({}), deadline)?;
+        self.qmp.quit(deadline)?;
+        self.wait_powered_off(deadline).map(drop)
+    }
+
     /// Waits until QEMU has ended by itself, as it does when the guest powers off.
     ///
     /// # Errors
@@ -312,6 +322,11 @@ pub(crate) fn prepare(
     }
     if let Some(disk) = &spec.disk {
         disk::prepare(disk, programs, run_dir)?;
+    }
+    if spec.record_writes {
+        // QEMU wants it to be there, and writes over what an earlier machine left.
+        let log = run_dir.write_log();
+        fs_err::File::create(&log).map_err(Error::io("creating", &log))?;
     }
     let again = matches!(&spec.disk, Some(crate::Disk::Overlay { reuse: true, .. }));
     if let Some(template) = argv::vars_template(spec, programs)

@@ -89,6 +89,12 @@ impl RunDir {
         self.file("disk.qcow2")
     }
 
+    /// The record of all that a machine did to its disk ([`crate::WriteLog`]).
+    #[must_use]
+    pub fn write_log(&self) -> PathBuf {
+        self.file("writes.log")
+    }
+
     /// The machine's own copy of the UEFI variables.
     #[must_use]
     pub fn vars(&self) -> PathBuf {

@@ -20,6 +20,9 @@ pub struct MachineSpec {
     pub cpus: u8,
     /// The disk, if any.
     pub disk: Option<Disk>,
+    /// Whether all that the machine does to its disk is recorded ([`crate::WriteLog`]), in
+    /// [`crate::RunDir::write_log`].
+    pub record_writes: bool,
     /// systemd system credentials (systemd.system-credentials(7)).
     pub credentials: Vec<Credential>,
     /// Network cards; none by default, so that nothing can leave by accident.
@@ -45,6 +48,7 @@ impl MachineSpec {
             memory_mib: 1024,
             cpus: 2,
             disk: None,
+            record_writes: false,
             credentials: Vec::new(),
             nics: Vec::new(),
             serial: Serial::Socket,
