@@ -18,9 +18,10 @@ pub fn temporary(path: &Utf8Path) -> Utf8PathBuf {
     path.with_file_name(format!(".{name}{TEMPORARY_SUFFIX}"))
 }
 
-/// Whether a name in a folder is one of ours that a power cut left behind.
+/// Whether a name in a folder is one of ours that a power cut left behind, or what postmap(1) made of one.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
+    let name = name.strip_suffix(".lmdb").unwrap_or(name);
     name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX)
 }
 
@@ -87,6 +88,17 @@ pub fn parent(path: &Utf8Path) -> &Utf8Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_cut_leaves_is_known_by_its_name() {
+        assert_eq!(temporary(Utf8Path::new("/a/users")), "/a/.users.cipolla-new");
+        for name in [".users.cipolla-new", ".senders.cipolla-new.lmdb"] {
+            assert!(is_temporary(name), "{name}");
+        }
+        for name in ["senders.lmdb", ".cipolla", "users.cipolla-new", "senders.cipolla-new.lmdb"] {
+            assert!(!is_temporary(name), "{name}");
+        }
+    }
 
     #[test]
     fn a_full_disk_is_told_apart() {
