@@ -51,6 +51,14 @@ pub struct Logged {
     data: u64,
 }
 
+impl Logged {
+    /// A request; `data` is where in the record its data lies.
+    #[must_use]
+    pub fn new(request: Request, offset: u64, length: u64, data: u64) -> Self {
+        Self { request, offset, length, data }
+    }
+}
+
 /// A record that nobody writes to any more.
 #[derive(Debug)]
 pub struct WriteLog {
@@ -157,7 +165,7 @@ fn table(file: &mut File) -> std::io::Result<Vec<Logged>> {
         };
         let (data, length) = (at + sector, sectors * sector);
         at = if request == Request::Write { data + length } else { data };
-        requests.push(Logged { request, offset: first * sector, length, data });
+        requests.push(Logged::new(request, first * sector, length, data));
     }
     Ok(requests)
 }

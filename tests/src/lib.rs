@@ -20,6 +20,7 @@
 //! | `web` | one appliance in that network: its webmail in a real browser, TLS and SSH under scanners |
 //! | `exchange` | two appliances write to each other over that network; then one of them sleeps |
 //! | `outside` | one appliance in that network: its packets, its open ports |
+//! | `power` | dozens of power cuts in one recorded run, and two boots after them |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
 //! test needs inside comes in as a systemd credential. Scenarios run one after the other, since an emulated
@@ -47,8 +48,10 @@ mod grub_slots;
 mod image;
 mod journal;
 mod lab_network;
+mod left;
 mod mail;
 mod outside;
+mod power;
 mod report;
 #[cfg(test)]
 mod requirements;
@@ -97,6 +100,10 @@ pub struct Context {
     pub bless: bool,
     /// Words that must not be in the image, by what they are: names and folders of the computer that built it.
     pub forbidden: BTreeMap<String, String>,
+    /// Decides when the power goes in the scenario `power`; `None` for the same moments as ever.
+    pub seed: Option<u64>,
+    /// A record of writes that an earlier run of `power` left, to be judged again.
+    pub writes: Option<PathBuf>,
     /// Leave machines up and say how to reach them.
     pub keep: bool,
     /// Run only checks whose `scenario::check` contains this text.
@@ -128,6 +135,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(web::Web));
     all.push(Box::new(exchange::Exchange));
     all.extend(first_boot::all());
+    all.push(Box::new(power::Power));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
     all
 }

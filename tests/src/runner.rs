@@ -182,6 +182,8 @@ pub(crate) fn context() -> Context {
         golden: "golden".into(),
         bless: false,
         forbidden: std::collections::BTreeMap::new(),
+        seed: None,
+        writes: None,
         keep: false,
         filter: None,
         colour: false,

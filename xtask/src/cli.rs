@@ -11,7 +11,9 @@ use recipe::Arch;
     after_help = "The usual way:\n  make image    doctor --fix, then build\n  make run      build, then boot it \
                         in QEMU\n  make test     everything CI runs\n\nEnvironment:\n  CIPOLLA_CACHE      where the \
                         store and the package pool live (default ~/.cache/cipolla)\n  SOURCE_DATE_EPOCH  the \
-                        newest time in the image, when the recipe names none\n  NO_COLOR           no colours"
+                        newest time in the image, when the recipe names none\n  CIPOLLA_SEED       when the power goes in the \
+                        tests (default 1)\n  CIPOLLA_WRITES     a record that the scenario power left, to be judged \
+                        again\n  NO_COLOR           no colours"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -259,6 +259,8 @@ fn test(
         golden: site.repo.join("tests/golden").into(),
         bless: std::env::var_os("CIPOLLA_BLESS").is_some(),
         forbidden: forbidden(&site),
+        seed: seed()?,
+        writes: std::env::var_os("CIPOLLA_WRITES").map(Into::into),
         keep,
         filter,
         colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
@@ -279,6 +281,13 @@ fn test(
         return Ok(ExitCode::from(BAD_INPUT));
     }
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The seed that the person asks for.
+fn seed() -> Result<Option<u64>> {
+    let Some(text) = std::env::var_os("CIPOLLA_SEED") else { return Ok(None) };
+    let seed = text.to_str().and_then(|text| text.parse().ok());
+    seed.map(Some).with_context(|| format!("reading CIPOLLA_SEED: {text:?} is not a whole number"))
 }
 
 /// `cargo test` over the workspace; its output goes to the person.

@@ -9,10 +9,10 @@ use ed25519_compact::x25519;
 use tiny_keccak::{Hasher as _, Sha3};
 
 use super::State;
-use super::power_cut::checksums;
 use crate::appliance::Appliance;
 use crate::check::{Verdict, none_of};
 use crate::journal;
+use crate::left::checksums;
 
 const SERVICES: [&str; 3] = ["mx", "client", "admin"];
 

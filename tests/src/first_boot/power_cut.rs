@@ -11,7 +11,7 @@ use qemu::Deadline;
 
 use super::{State, resume};
 use crate::check::{Verdict, none_of};
-use crate::image;
+use crate::left::{self, Left};
 
 /// From power-on to the agent's line on the console, beside a busy neighbour.
 const STEP: u64 = 400;
@@ -24,45 +24,18 @@ const CUTS: [(&str, &str); 4] = [
     ("render /etc/postfix/main.cf: done", "etc/upper/postfix/main.cf"),
 ];
 
-/// What must never change once it is there, as places of the data partition. Files only; hidden ones are the
-/// agent's half-written ones.
-const LASTING: [&str; 7] = [
-    "var/lib/tor/mx",
-    "var/lib/tor/client",
-    "var/lib/tor/admin",
-    "var/lib/cipolla/private",
-    "var/lib/cipolla/tls",
-    "var/lib/cipolla/web",
-    "etc/upper/ssh",
-];
+/// What is read after a cut, as places of the data partition.
+const PLACES: [&str; 3] = ["var/lib/cipolla", "var/lib/tor", "etc/upper"];
 
-/// Within those places: lists that grow as the start goes on.
-const GROWING: [&str; 2] =
-    ["var/lib/cipolla/private/rendered.json", "var/lib/cipolla/private/credentials/encrypted-to"];
-
-/// Copies the data partition out of a disk that nobody uses, repairs it as a boot does, and prints the checksums
-/// of what lies in three folders. Arguments: disk, first byte, bytes, a folder for it.
-const READ: &str = r#"set -eu
-rm -rf "$4"
-mkdir "$4"
-cd "$4"
-qemu-img convert -O raw --image-opts "driver=raw,offset=$2,size=$3,file.driver=qcow2,file.file.filename=$1" data
-e2fsck -fy data >fsck.txt 2>&1 || test $? -le 1
-for from in var/lib/cipolla var/lib/tor etc/upper; do
-  mkdir -p "out/${from%/*}"
-  debugfs -R "rdump /$from out/${from%/*}" data 2>/dev/null >/dev/null
-done
-cd out
-find . -type f -exec sha256sum {} +
-cd /
-rm -rf "$4""#;
+/// Takes the data partition out of a disk that nobody uses. Arguments: disk, first byte, bytes, a file for it.
+const EXTRACT: &str = r#"qemu-img convert -O raw --image-opts \
+  "driver=raw,offset=$2,size=$3,file.driver=qcow2,file.file.filename=$1" "$4""#;
 
 /// What a cut left behind.
 pub(super) struct Cut {
     /// The agent's last word that was waited for.
     after: &'static str,
-    /// Path on the data partition to checksum.
-    files: BTreeMap<String, String>,
+    left: Left,
 }
 
 /// Cuts the power at each of [`CUTS`], then starts the machine once more.
@@ -72,39 +45,32 @@ pub(super) fn cut(state: &mut State) -> anyhow::Result<()> {
         if let Some(appliance) = state.appliance.take() {
             appliance.cut_power()?;
         }
-        let files = read(state).with_context(|| format!("reading the disk after the cut at {line:?}"))?;
-        state.cuts.push(Cut { after: line, files });
+        let left = read(state).with_context(|| format!("reading the disk after the cut at {line:?}"))?;
+        state.cuts.push(Cut { after: line, left });
     }
     resume(state, false).map(drop)
 }
 
-fn read(state: &State) -> anyhow::Result<BTreeMap<String, String>> {
+fn read(state: &State) -> anyhow::Result<Left> {
     let programs = &state.ctx.programs;
-    let partitions = image::partitions(&state.ctx.image, programs)?;
-    let start = image::named(&partitions, "data")?.start;
-    // The partition may or may not have grown when the power went; its file system knows its own length.
-    let (start, size) = (start.to_string(), (crate::appliance::DISK - start).to_string());
-    let (disk, folder) = (state.run_dir.overlay(), state.run_dir.file("cut"));
-    let arguments = ["-c".as_ref(), READ.as_ref(), "sh".as_ref(), disk.as_os_str(), start.as_ref()];
-    let rest = [size.as_ref(), folder.as_os_str()];
-    let listed = programs.output("sh", arguments.into_iter().chain(rest))?;
-    Ok(checksums(&String::from_utf8_lossy(&listed)))
-}
-
-/// `sha256sum`'s lines, by path.
-pub(super) fn checksums(text: &str) -> BTreeMap<String, String> {
-    let lines = text.lines().filter_map(|line| line.split_once("  "));
-    lines.map(|(sum, path)| (path.trim_start_matches("./").to_owned(), sum.to_owned())).collect()
+    let (start, size) = left::data_partition(&state.ctx)?;
+    let (start, size) = (start.to_string(), size.to_string());
+    let (disk, data) = (state.run_dir.overlay(), state.run_dir.file("data.img"));
+    let arguments = ["-c".as_ref(), EXTRACT.as_ref(), "sh".as_ref(), disk.as_os_str(), start.as_ref()];
+    programs.output("sh", arguments.into_iter().chain([size.as_ref(), data.as_os_str()]))?;
+    let left = Left::read(programs, &data, &state.run_dir.file("cut"), "", &PLACES)?;
+    fs_err::remove_file(data)?;
+    Ok(left)
 }
 
 /// Every key that a cut found on the disk is the one that the appliance has now, what was said to be done was
 /// done, and no half-written file is left.
 pub(super) fn resumes(state: &mut State) -> Verdict {
-    let places = LASTING.join(" ");
+    let places = left::LASTING.join(" ");
     let now =
         state.appliance()?.read(&format!("cd /data && find {places} -type f -exec sha256sum {{}} +"))?;
-    let mut findings = judge(&state.cuts, &checksums(&now));
-    let left = state.appliance()?.read("find /data -xdev -name '.*.cipolla-new'")?;
+    let mut findings = judge(&state.cuts, &left::checksums(&now));
+    let left = state.appliance()?.read("find /data -xdev -name '.*.cipolla-new*'")?;
     findings.extend(left.lines().map(|path| format!("{path} is left over")));
     let plan = state.appliance()?.read("cipolla boot --dry-run")?;
     if plan.trim() != "nothing to do" {
@@ -116,25 +82,21 @@ pub(super) fn resumes(state: &mut State) -> Verdict {
 fn judge(cuts: &[Cut], now: &BTreeMap<String, String>) -> Vec<String> {
     let mut findings = Vec::new();
     for (cut, (_, vouched)) in cuts.iter().zip(CUTS) {
-        let after = cut.after;
-        if !cut.files.contains_key(vouched) {
+        let (after, files) = (cut.after, &cut.left.files);
+        findings.extend(cut.left.damage.iter().map(|line| format!("after {after:?}: {line}")));
+        if !files.contains_key(vouched) {
             findings.push(format!("{vouched} was not on the disk after {after:?}"));
         }
-        let lasting = cut.files.iter().filter(|(path, _)| {
-            LASTING.iter().any(|place| path.starts_with(place))
-                && !GROWING.contains(&path.as_str())
-                && !path.rsplit('/').next().unwrap_or_default().starts_with('.')
-        });
-        for (path, sum) in lasting {
+        for (path, file) in files.iter().filter(|(path, _)| left::is_lasting(path)) {
             match now.get(path) {
-                Some(is) if is == sum => {}
+                Some(is) if *is == file.sum => {}
                 Some(_) => findings.push(format!("{path} was there after {after:?} and is another one now")),
                 None => findings.push(format!("{path} was there after {after:?} and is gone")),
             }
         }
     }
     // Otherwise the cuts came too late to show anything.
-    let marked = |cut: &Cut| cut.files.contains_key("var/lib/cipolla/private/complete");
+    let marked = |cut: &Cut| cut.left.files.contains_key("var/lib/cipolla/private/complete");
     if cuts.first().is_none_or(marked) {
         findings.push("no cut came before the identity was complete".to_owned());
     }
@@ -144,6 +106,7 @@ fn judge(cuts: &[Cut], now: &BTreeMap<String, String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::left::File;
 
     const KEY: &str = "var/lib/tor/client/hs_ed25519_secret_key";
 
@@ -151,23 +114,34 @@ mod tests {
         list.iter().map(|(path, sum)| ((*path).to_owned(), (*sum).to_owned())).collect()
     }
 
+    fn left(list: &[(&str, &str)]) -> Left {
+        let file = |sum: String| File { mode: 0o600, sum };
+        Left {
+            files: files(list).into_iter().map(|(path, sum)| (path, file(sum))).collect(),
+            ..Left::default()
+        }
+    }
+
     #[test]
     fn another_key_and_a_lost_one_are_found() {
-        let cut = |list| vec![Cut { after: CUTS[0].0, files: files(list) }];
+        let cut = |list| vec![Cut { after: CUTS[0].0, left: left(list) }];
         let now = files(&[(KEY, "1"), ("var/lib/cipolla/private/rendered.json", "2")]);
         let same = cut(&[(KEY, "1"), ("var/lib/cipolla/private/rendered.json", "1")]);
         assert!(judge(&same, &now).is_empty());
         assert!(judge(&cut(&[(KEY, "0")]), &now)[0].ends_with("is another one now"));
         assert!(judge(&cut(&[(KEY, "1")]), &files(&[]))[0].ends_with("is gone"));
         assert!(judge(&cut(&[]), &now)[0].contains("was not on the disk"));
+        let mut damaged = cut(&[(KEY, "1")]);
+        damaged[0].left.damage.push("Inode 7".to_owned());
+        assert!(judge(&damaged, &now)[0].ends_with("Inode 7"));
         let half = cut(&[(KEY, "1"), ("var/lib/tor/mx/.hostname.cipolla-new", "1")]);
         assert!(judge(&half, &now).is_empty());
     }
 
     #[test]
     fn cuts_that_came_too_late_do_not_count() {
-        let late = files(&[(KEY, "1"), ("var/lib/cipolla/private/complete", "1")]);
-        let findings = judge(&[Cut { after: CUTS[0].0, files: late.clone() }], &late);
+        let late = [(KEY, "1"), ("var/lib/cipolla/private/complete", "1")];
+        let findings = judge(&[Cut { after: CUTS[0].0, left: left(&late) }], &files(&late));
         assert_eq!(findings, ["no cut came before the identity was complete"]);
     }
 }
