@@ -71,8 +71,9 @@ systemd-run --quiet --unit=air-point -p NetworkNamespacePath=/run/netns/air \
 }
 
 /// Changes the settings as the owner would.
-fn apply(settings: &str) -> String {
-    file("new.toml", settings) + "cipolla settings apply /run/cipolla-test/new.toml\n"
+fn apply(section: &str) -> String {
+    let settings = format!("[owner]\nmailbox = \"grace\"\n{section}");
+    file("new.toml", &settings) + "cipolla settings apply /run/cipolla-test/new.toml\n"
 }
 
 /// Repeats a condition of the shell until it holds; says what is instead, and fails, after a minute and a half.
@@ -265,7 +266,7 @@ grep -qF -f secrets /etc/wpa_supplicant/wpa_supplicant.conf || echo 'the search 
 /// Without Wi-Fi in the settings the radio is left alone. With it, but without a firewall, too.
 pub(super) fn fails_closed(appliance: &mut Appliance) -> Verdict {
     let down = "! systemctl -q is-active wpa_supplicant@$radio.service && test \"$(cat /sys/class/net/$radio/operstate)\" = down";
-    let script = apply("# no Wi-Fi\n[owner]\nmailbox = \"grace\"\n")
+    let script = apply("")
         + RADIO
         + &until(down, "say")
         + &apply(&wifi(PASSPHRASE, ""))

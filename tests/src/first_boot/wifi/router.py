@@ -4,6 +4,7 @@ Answers DHCP (RFC 2131) with one address, and writes a line for every frame that
 `eapol SOURCE`, `arp SOURCE ASKED`, `dhcp SOURCE OPTION…`, `tcp|udp|NUMBER SOURCE DESTINATION [PORT]`,
 `ethertype SOURCE TYPE`. SOURCE is a hardware address.
 """
+import errno
 import socket
 import struct
 import sys
@@ -49,7 +50,12 @@ def answer(packet, asked):
 
 with open("/run/cipolla-test/air.txt", "w", buffering=1) as record:
     while True:
-        frame, (_, _, direction, _, _) = air.recvfrom(65536)
+        try:
+            frame, (_, _, direction, _, _) = air.recvfrom(65536)
+        except OSError as error:
+            if error.errno != errno.ENETDOWN:
+                raise
+            continue  # The access point is being started.
         if direction == OUTGOING:
             continue
         source, kind, packet = frame[6:12].hex(":"), struct.unpack_from("!H", frame, 12)[0], frame[14:]
