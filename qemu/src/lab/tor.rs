@@ -1,6 +1,5 @@
 //! A private Tor network of real `tor` processes, and clients of it.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -265,27 +264,9 @@ impl TorClient {
         Ok(streams.collect())
     }
 
-    /// The user names given to SOCKS that have an open circuit to an onion service now. Tor itself keeps one open for
-    /// ten minutes after its last use, so a name that is missing earlier had its circuit closed from the other side.
-    ///
-    /// # Errors
-    /// When Tor does not answer.
-    pub fn callers(&mut self, deadline: Deadline) -> Result<BTreeSet<String>> {
-        let answer = self.daemon.control(deadline)?.ask("GETINFO circuit-status", deadline)?;
-        let lines = answer.iter().flat_map(|part| part.strip_prefix("circuit-status=").unwrap_or("").lines());
-        Ok(lines.filter_map(caller).map(str::to_owned).collect())
-    }
-
     fn ask(&mut self, command: &str, deadline: Deadline) -> Result<()> {
         self.daemon.control(deadline)?.ask(command, deadline).map(drop)
     }
-}
-
-/// Whose circuit to an onion service a line describes:
-/// `8 BUILT $… PURPOSE=HS_CLIENT_REND HS_STATE=HSCR_JOINED … SOCKS_USERNAME="ada" …` (control-spec, CIRC).
-fn caller(line: &str) -> Option<&str> {
-    line.split(' ').any(|word| word == "PURPOSE=HS_CLIENT_REND").then_some(())?;
-    line.split_once(" SOCKS_USERNAME=\"")?.1.split('"').next()
 }
 
 /// The TCP address in a line `net/listeners/socks="127.0.0.1:9050" "unix:/…"` (control-spec, GETINFO).
@@ -412,16 +393,5 @@ mod tests {
         assert_eq!(listener(line), Some("127.0.0.1:40123".parse().unwrap()));
         assert_eq!(listener("net/listeners/socks=\"unix:/run/x/socks\""), None);
         assert_eq!(listener("OK"), None);
-    }
-
-    #[test]
-    fn callers_have_a_circuit_to_a_service() {
-        let circuit = |purpose: &str, user: &str| {
-            format!("8 BUILT $AB~relay1 BUILD_FLAGS=IS_INTERNAL PURPOSE={purpose} TIME_CREATED=x{user}")
-        };
-        let user = " SOCKS_USERNAME=\"ada reads\" SOCKS_PASSWORD=\"-\"";
-        assert_eq!(caller(&circuit("HS_CLIENT_REND", user)), Some("ada reads"));
-        assert_eq!(caller(&circuit("HS_CLIENT_REND", "")), None);
-        assert_eq!(caller(&circuit("HS_CLIENT_INTRO", user)), None);
     }
 }

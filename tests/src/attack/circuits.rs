@@ -1,12 +1,17 @@
 //! A circuit is a client: each has limits of its own, and none says who it is but Tor.
 
+use std::time::{Duration, Instant};
+
 use super::State;
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
-use crate::site::PEER;
+use crate::site::{Account, PEER};
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("two_circuits_two_limits", &["R19", "R29"], two_circuits_two_limits),
+        check("half_open_connections_do_not_block", &["R29"], half_open),
+        check("ban_closes_only_the_offender", &["R19", "R20"], ban_closes_only_the_offender),
+        check("attacker_circuit_does_not_slow_owner", &["R19"], attacker_does_not_slow_owner),
         check("forged_proxy_header_refused", &["R2", "R19"], forged_header),
     ]
 }
@@ -33,6 +38,89 @@ fn two_circuits_two_limits(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("{} were let in, then: {refused}; another circuit: {other}", held.len()))
+}
+
+/// The owner's mailbox.
+fn owner(state: &State) -> anyhow::Result<Account<'_>> {
+    Ok(Account { local: "ada", password: &state.site()?.password })
+}
+
+/// The time of one login of the owner's, on a circuit that is up.
+fn owner_logs_in(state: &State, circuit: &str) -> anyhow::Result<Duration> {
+    let (mut imap, _) = state.site()?.imap(circuit)?;
+    let started = Instant::now();
+    let answer = imap.login(&state.site()?.at("ada"), &state.site()?.password)?;
+    anyhow::ensure!(answer.agreed(), "{}", answer.text);
+    Ok(started.elapsed())
+}
+
+/// Strangers who connect and say nothing.
+fn half_open(state: &mut State) -> Verdict {
+    let mut silent = Vec::new();
+    for number in 0..20 {
+        silent.push(state.site()?.greeting(&format!("silent {}", number / 4))?);
+    }
+    let (_, greeting) = state.site()?.greeting("somebody who speaks")?;
+    owner_logs_in(state, "owner in a crowd")?;
+    if greeting.code == 220 { PASS } else { fail(greeting.to_string()) }
+}
+
+fn ban_closes_only_the_offender(state: &mut State) -> Verdict {
+    let ada = state.site()?.at("ada");
+    let mut owner = state.site()?.mailbox("owner at work", owner(state)?)?;
+    let mut findings = Vec::new();
+    let mut guesses = 0;
+    let (mut imap, _) = state.site()?.imap("offender")?;
+    // The fifth wrong password is one too many. (Tor gives the offender a new circuit, which is another client.)
+    let closed = loop {
+        match imap.login(&ada, &format!("guess {guesses}")) {
+            Ok(answer) if answer.agreed() => return fail("a guess was right"),
+            Ok(_) if guesses < 12 => guesses += 1,
+            Ok(_) => break false,
+            Err(_) => break true,
+        }
+    };
+    if !closed {
+        findings.push(format!("{guesses} wrong passwords, and the circuit is still open"));
+    }
+    let script = "for n in $(seq 40); do cipolla bans --json | grep -q fc00:dead:beef:4dad && break; sleep 0.5; done; cipolla bans";
+    let bans = state.resident.appliance.read(script)?;
+    if !bans.contains("fc00:dead:beef:4dad") {
+        findings.push(format!("no circuit is banned: {bans}"));
+    }
+    if !owner.demand("NOOP")?.agreed() {
+        findings.push("the owner was thrown out".to_owned());
+    }
+    let unbanned = state.resident.appliance.run("cipolla unban --all && cipolla bans")?;
+    if !unbanned.status.success() || unbanned.stdout.contains("fc00:dead") {
+        findings.push(format!("cipolla unban --all: {}{}", unbanned.stdout, unbanned.stderr));
+    }
+    none_of(&findings)
+}
+
+/// While others guess, the owner's login takes no more than twice the time of a quiet one, and the time that the
+/// emulated processor spends on the guessers' own hashes.
+fn attacker_does_not_slow_owner(state: &mut State) -> Verdict {
+    let ada = state.site()?.at("ada");
+    let quiet = (0..3).map(|_| owner_logs_in(state, "quiet owner")).collect::<Result<Vec<_>, _>>()?;
+    let mut guessers = Vec::new();
+    for number in 0..6 {
+        let (mut imap, _) = state.site()?.imap(&format!("guesser {number}"))?;
+        imap.talk().send(&format!("g1 LOGIN {ada} guess{number}"))?;
+        guessers.push(imap);
+    }
+    let busy = (0..3).map(|_| owner_logs_in(state, "quiet owner")).collect::<Result<Vec<_>, _>>()?;
+    let middle = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (quiet, busy) = (middle(quiet), middle(busy));
+    let allowed = quiet * 2 + Duration::from_millis(500);
+    if busy <= allowed {
+        PASS
+    } else {
+        fail(format!("{busy:?} while others guess, {quiet:?} when it is quiet"))
+    }
 }
 
 /// Tor writes the header; a client's own is part of the dialogue and is no header.
