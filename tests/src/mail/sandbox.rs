@@ -26,13 +26,13 @@ const UNITS: [&str; 12] = [
 
 /// Units with a budget of their own: a little above what they have. Owners read why in `docs/threat-model.md`.
 const EXCEPTIONS: [(&str, f64, &str); 7] = [
-    ("ssh.service", 6.4, "its sessions inherit what is taken from it, and they administer"),
+    ("ssh.service", 6.6, "its sessions inherit what is taken from it, and they administer"),
     (
         "cipolla-boot.service",
         5.8,
         "makes folders and owners everywhere and mounts, before anything else is up",
     ),
-    ("systemd-journald.service", 4.8, "Debian's; reads of every process who it is"),
+    ("systemd-journald.service", 5.0, "Debian's; reads of every process who it is"),
     ("systemd-udevd.service", 7.2, "Debian's; loads drivers and makes device files"),
     ("dbus.service", 9.4, "Debian's; no network, local sockets only, gives up root at its start"),
     ("getty@tty1.service", 9.7, "the login at the screen, where no account has a password"),
@@ -243,7 +243,7 @@ mod tests {
         let line = |unit: &str, level: &str| {
             format!("{unit} \u{2192} Overall exposure level for {unit}: {level} OK :-)")
         };
-        let good = [line("nginx.service", "2.3"), line("ssh.service", "6.3"), line(SHELL, "9.6")].join("\n");
+        let good = [line("nginx.service", "2.3"), line("ssh.service", "6.5"), line(SHELL, "9.6")].join("\n");
         assert_eq!(over_budget(&good), [] as [String; 0]);
         let bad = [
             line("nginx.service", "3.0"),
@@ -253,7 +253,7 @@ mod tests {
         ];
         let want = [
             "nginx.service: 3, and the budget is 3",
-            "ssh.service: 9, and the budget is 6.4",
+            "ssh.service: 9, and the budget is 6.6",
             "dbus.service: 2, so it needs no exception any more",
             "x.service: Unit x.service not found.",
         ];
