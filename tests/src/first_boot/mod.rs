@@ -12,6 +12,7 @@ mod keys;
 mod power_cut;
 mod secrets;
 mod settings;
+mod wifi;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

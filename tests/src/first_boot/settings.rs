@@ -1,6 +1,6 @@
 //! Settings that are wrong: the appliance stays offline and explains; corrected, it comes up.
 //!
-//! The machine has a network card, with nobody behind it, so that "offline" means something.
+//! The machine has a network card, with nobody behind it, and radios, so that "offline" means something.
 
 use std::borrow::Cow;
 
@@ -8,9 +8,10 @@ use data_encoding::BASE64;
 use qemu::{Deadline, Nic, Probe, RunDir};
 
 use super::cases::{self, PASSPHRASE};
+use super::wifi;
 use crate::Context;
 use crate::appliance::{self, Appliance};
-use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::check::{Check, Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
 
 /// How long an orderly shutdown may take.
 const POWER_OFF: u64 = 180;
@@ -31,8 +32,9 @@ pub(crate) struct State {
     appliance: Appliance,
 }
 
-fn card(spec: &mut qemu::MachineSpec) {
+fn cards(spec: &mut qemu::MachineSpec) {
     spec.nics = vec![Nic::User { restrict: true }];
+    spec.credentials.extend(wifi::radios());
 }
 
 impl Scenario for WrongSettings {
@@ -50,7 +52,7 @@ impl Scenario for WrongSettings {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let run_dir = RunDir::create(&ctx.run_root.join("first_boot_settings"))?;
         let appliance = Appliance::spawn_as(ctx, probe, run_dir.clone(), |spec| {
-            card(spec);
+            cards(spec);
             spec.credentials.push(appliance::settings(&cases::everything().0));
         })?;
         Ok(State { ctx: ctx.clone(), probe: probe.clone(), run_dir, appliance })
@@ -74,6 +76,21 @@ impl Scenario for WrongSettings {
             }),
             check("corrected_settings_take_effect", &["R49"], take_effect),
             check("settings_wiped_from_fat", &["R49"], wiped),
+            radio("wifi_joins_the_settings_network", &["R49"], wifi::joins),
+            radio("wifi_waits_for_the_firewall", &["R1"], wifi::waits_for_firewall),
+            radio(
+                "wifi_carries_only_dhcp_and_tor",
+                &["R1", "R4", "R5", "R6"],
+                wifi::carries_only_dhcp_and_tor,
+            ),
+            radio("wifi_wrong_passphrase_stays_out", &["R49"], wifi::wrong_passphrase_stays_out),
+            radio(
+                "wifi_joins_hidden_wpa3_with_fixed_address",
+                &["R49"],
+                wifi::joins_hidden_wpa3_with_fixed_address,
+            ),
+            radio("wifi_passphrases_stay_secret", &["R42", "R49"], wifi::passphrases_stay_secret),
+            radio("wifi_fails_closed", &["R1"], wifi::fails_closed),
         ];
         vec![Phase { enter: |_| Ok(()), checks: wrong }, Phase { enter: correct, checks: corrected }]
     }
@@ -85,6 +102,15 @@ impl Scenario for WrongSettings {
     fn reach(&self, state: &State) -> Option<String> {
         Some(state.appliance.machine.how_to_reach())
     }
+}
+
+/// A check of the machine's radio.
+fn radio(
+    name: &'static str,
+    requirements: &'static [&'static str],
+    run: fn(&mut Appliance) -> Verdict,
+) -> Check<State> {
+    check(name, requirements, move |state: &mut State| run(&mut state.appliance))
 }
 
 /// Runs `inside` with the boot partition at `/run/cipolla-test/boot`.
@@ -199,12 +225,13 @@ fn every_kind_of_file(state: &mut State) -> Verdict {
 
 /// Writes what the owner should have written to the boot partition, and starts the machine without credential.
 fn correct(state: &mut State) -> anyhow::Result<()> {
-    let text = format!("\u{feff}# {NOTE}\r\n[owner]\r\nmailbox = \"grace\"\r\n");
+    let wifi = wifi::section().replace('\n', "\r\n");
+    let text = format!("\u{feff}# {NOTE}\r\n[owner]\r\nmailbox = \"grace\"\r\n{wifi}");
     let write = format!("echo '{}' | base64 -d >cipolla.toml\nsync", BASE64.encode(text.as_bytes()));
     state.appliance.read(&on_boot_partition("rw", &write))?;
     state.appliance.machine.power_off(Deadline::seconds(POWER_OFF))?;
     state.appliance = Appliance::spawn_as(&state.ctx, &state.probe, state.run_dir.clone(), |spec| {
-        card(spec);
+        cards(spec);
         appliance::again(spec);
     })?;
     Ok(())

@@ -170,7 +170,17 @@ fn environment() -> Environment<'static> {
     environment.set_keep_trailing_newline(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.add_filter("hex", |text: &str| HEXLOWER.encode(text.as_bytes()));
+    environment.add_filter("wpa_psk", wpa_psk);
     environment
+}
+
+/// The pre-shared key that WPA2 makes of a passphrase and the network's name, as 64 hexadecimal digits
+/// (IEEE 802.11-2020, J.4.1). `wpa_supplicant.conf(5)` would take the passphrase, but cuts it at a `#` after a quote.
+fn wpa_psk(passphrase: &str, ssid: &str) -> String {
+    const ROUNDS: u32 = 4096;
+    let key: [u8; 32] =
+        pbkdf2::pbkdf2_hmac_array::<sha1::Sha1, 32>(passphrase.as_bytes(), ssid.as_bytes(), ROUNDS);
+    HEXLOWER.encode(&key)
 }
 
 struct Source {
@@ -209,4 +219,25 @@ fn make_parents(fs: &dyn Fs, path: &Utf8Path) -> Result<()> {
         missing.push(folder);
     }
     missing.iter().rev().try_for_each(|folder| atomic::ensure_dir(fs, folder, Access::root(0o755)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wpa_psk;
+
+    /// The test vectors of IEEE 802.11-2020, J.4.2.
+    #[test]
+    fn wpa_psk_is_that_of_the_standard() {
+        let vectors = [
+            ("password", "IEEE", "f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e"),
+            (
+                "ThisIsAPassword",
+                "ThisIsASSID",
+                "0dc0d6eb90555ed6419756b9a15ec3e3209b63df707dd508d14581f8982721af",
+            ),
+        ];
+        for (passphrase, ssid, key) in vectors {
+            assert_eq!(wpa_psk(passphrase, ssid), key);
+        }
+    }
 }
