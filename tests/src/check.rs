@@ -77,6 +77,11 @@ pub(crate) trait Scenario {
         false
     }
 
+    /// Whether it measures how fast something is, so that nothing else may run beside it.
+    fn alone(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Self::State>;
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<Self::State>>;

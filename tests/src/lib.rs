@@ -23,12 +23,13 @@
 //! | `power` | dozens of power cuts in one recorded run, and two boots after them |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
-//! test needs inside comes in as a systemd credential. Scenarios run one after the other, since an emulated
-//! machine fills the computer.
+//! test needs inside comes in as a systemd credential. Scenarios know nothing of each other, and run in as many lanes
+//! as [`Context::lanes`] says.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use qemu::{Arch, Programs};
@@ -48,6 +49,7 @@ mod grub_slots;
 mod image;
 mod journal;
 mod lab_network;
+mod lanes;
 mod left;
 mod mail;
 mod outside;
@@ -106,6 +108,8 @@ pub struct Context {
     pub writes: Option<PathBuf>,
     /// Leave machines up and say how to reach them.
     pub keep: bool,
+    /// How many scenarios run at a time.
+    pub lanes: NonZeroUsize,
     /// Run only checks whose `scenario::check` contains this text.
     pub filter: Option<String>,
     /// Colours, for a terminal.
@@ -118,7 +122,8 @@ impl Context {
     }
 }
 
-/// Every scenario for the context's architecture, in the order of the run: cheap ones first.
+/// Every scenario for the context's architecture, in the order of the run: those without a machine, then the longest
+/// first, so that no lane is left with a long one at the end.
 fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     let mut all: Vec<Box<dyn Runnable>> = vec![Box::new(file::File)];
     if ctx.arch == Arch::Amd64 {
@@ -128,15 +133,15 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(lab_network::LabNetwork));
     all.push(Box::new(browser::scenario::Driver));
     all.push(Box::new(vantage::scenario::Scanners));
-    all.push(Box::new(building::Building));
-    all.push(Box::new(outside::Outside));
     all.push(Box::new(mail::Mail));
-    all.push(Box::new(attack::Attack));
-    all.push(Box::new(web::Web));
     all.push(Box::new(exchange::Exchange));
+    all.push(Box::new(web::Web));
+    all.push(Box::new(outside::Outside));
     all.extend(first_boot::all());
     all.push(Box::new(power::Power));
+    all.push(Box::new(building::Building));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
+    all.push(Box::new(attack::Attack));
     all
 }
 
@@ -162,12 +167,9 @@ pub fn wants_browser(ctx: &Context) -> bool {
 ///
 /// # Errors
 /// When `out` or the `JUnit` report cannot be written. Failed checks are no error here: see [`Report::failed`].
-pub fn run(ctx: &Context, out: &mut dyn Write) -> std::io::Result<Report> {
+pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Report> {
     let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root);
-    let mut report = Report::default();
-    for scenario in scenarios(ctx) {
-        scenario.run(ctx, &probe, &mut report, out)?;
-    }
+    let report = lanes::run(scenarios(ctx), ctx, &probe, out)?;
     report.write_summary(ctx.colour, out)?;
     report.write_junit(&ctx.results.join("scenarios.xml"))?;
     Ok(report)

@@ -135,15 +135,17 @@ fn status(outcome: &Outcome) -> TestCaseStatus {
     status
 }
 
-/// The line of a check, and below it what went wrong.
-pub(crate) fn line(outcome: &Outcome, colour: bool) -> String {
+/// The line of a check, and below it what went wrong. The scenario is named if `full`.
+pub(crate) fn line(outcome: &Outcome, full: bool, colour: bool) -> String {
     let (word, code) = match outcome.problem {
         None => ("ok", "32"),
         Some(Problem::Failed(_)) => ("FAILED", "31"),
         Some(Problem::NotChecked(_)) => ("ERROR", "31"),
     };
     let word = paint(colour, code, &format!("{word:7}"));
-    let mut text = format!("  {word} {:44} {:>7.1} s", outcome.check, outcome.time.as_secs_f64());
+    let name = if full { format!("{}::{}", outcome.scenario, outcome.check) } else { outcome.check.clone() };
+    let width = if full { 66 } else { 44 };
+    let mut text = format!("  {word} {name:width$} {:>7.1} s", outcome.time.as_secs_f64());
     if let Some(problem) = &outcome.problem {
         for line in problem.text().lines() {
             // Writing to a string does not fail.
@@ -198,8 +200,8 @@ mod tests {
     #[test]
     fn colours_only_when_asked() {
         let outcome = &report().outcomes[1];
-        assert!(!line(outcome, false).contains('\x1b'));
-        assert!(line(outcome, true).contains("\x1b[31mFAILED"));
-        assert!(line(outcome, false).ends_with("\n            a <key>\n            in a file"));
+        assert!(!line(outcome, false, false).contains('\x1b'));
+        assert!(line(outcome, false, true).contains("\x1b[31mFAILED"));
+        assert!(line(outcome, true, false).ends_with("\n            a <key>\n            in a file"));
     }
 }

@@ -1,18 +1,19 @@
 //! Walks a scenario: one line per check as it is known, every failure reported, evidence at the end.
 
 use std::borrow::Cow;
-use std::io::{Result, Write};
+use std::io::Result;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use qemu::Probe;
 
 use crate::check::{Check, Scenario, Verdict};
+use crate::lanes::Voice;
 use crate::report::{self, paint};
 use crate::{Context, Outcome, Problem, Report};
 
 /// A scenario whose state nobody needs to know.
-pub(crate) trait Runnable {
+pub(crate) trait Runnable: Send {
     fn name(&self) -> Cow<'static, str>;
 
     /// Each check's name, and the rows of the requirements list that it shows.
@@ -20,10 +21,13 @@ pub(crate) trait Runnable {
 
     fn wants_browser(&self) -> bool;
 
-    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut dyn Write) -> Result<()>;
+    /// Whether nothing else may run beside it.
+    fn alone(&self) -> bool;
+
+    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut Voice<'_>) -> Result<()>;
 }
 
-impl<T: Scenario> Runnable for T {
+impl<T: Scenario + Send> Runnable for T {
     fn name(&self) -> Cow<'static, str> {
         Scenario::name(self)
     }
@@ -38,7 +42,11 @@ impl<T: Scenario> Runnable for T {
         Scenario::wants_browser(self)
     }
 
-    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut dyn Write) -> Result<()> {
+    fn alone(&self) -> bool {
+        Scenario::alone(self)
+    }
+
+    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut Voice<'_>) -> Result<()> {
         walk(self, ctx, probe, report, out)
     }
 }
@@ -48,7 +56,7 @@ fn walk<T: Scenario>(
     ctx: &Context,
     probe: &Probe,
     report: &mut Report,
-    out: &mut dyn Write,
+    out: &mut Voice<'_>,
 ) -> Result<()> {
     let name = scenario.name();
     let phases = scenario.phases(ctx);
@@ -56,7 +64,7 @@ fn walk<T: Scenario>(
     let Some(last) = phases.iter().rposition(|phase| phase.checks.iter().any(selected)) else {
         return Ok(());
     };
-    writeln!(out, "{}: {}", paint(ctx.colour, "1", &name), scenario.about())?;
+    out.say(&format!("{}: {}", paint(ctx.colour, "1", &name), scenario.about()))?;
     let before = report.outcomes.len();
     let mut sink = Sink { scenario: &name, colour: ctx.colour, report, out };
 
@@ -101,32 +109,31 @@ fn walk<T: Scenario>(
         }
     }
     let failed = sink.report.outcomes[before..].iter().any(|outcome| outcome.problem.is_some());
+    let mut end = Vec::new();
     for (title, lines) in evidence {
-        writeln!(out, "  {title}")?;
-        for line in lines {
-            writeln!(out, "    | {line}")?;
-        }
+        end.push(format!("  {title}"));
+        end.extend(lines.into_iter().map(|line| format!("    | {line}")));
     }
     if ctx.keep
         && let Some(how) = state.as_ref().and_then(|state| scenario.reach(state))
     {
-        writeln!(out, "{how}")?;
+        end.push(how);
     }
     if failed {
-        writeln!(out, "  again, leaving it up: cargo xtask test {name} --keep")?;
+        end.push(format!("  again, leaving it up: cargo xtask test {name} --keep"));
     }
-    writeln!(out)
+    out.conclude(&name, &end)
 }
 
 /// Where outcomes go.
-struct Sink<'a> {
+struct Sink<'a, 'v> {
     scenario: &'a str,
     colour: bool,
     report: &'a mut Report,
-    out: &'a mut dyn Write,
+    out: &'a mut Voice<'v>,
 }
 
-impl Sink<'_> {
+impl Sink<'_, '_> {
     fn take<S>(&mut self, check: &Check<S>, problem: Option<Problem>, time: Duration) -> Result<()> {
         let outcome = Outcome {
             scenario: self.scenario.to_owned(),
@@ -135,8 +142,7 @@ impl Sink<'_> {
             time,
             problem,
         };
-        writeln!(self.out, "{}", report::line(&outcome, self.colour))?;
-        self.out.flush()?;
+        self.out.say(&report::line(&outcome, self.out.is_one_of_many(), self.colour))?;
         self.report.outcomes.push(outcome);
         Ok(())
     }
@@ -185,6 +191,7 @@ pub(crate) fn context() -> Context {
         seed: None,
         writes: None,
         keep: false,
+        lanes: std::num::NonZeroUsize::MIN,
         filter: None,
         colour: false,
     }
@@ -249,7 +256,8 @@ mod tests {
         let mut ctx = context();
         ctx.filter = filter.map(str::to_owned);
         let (mut report, mut out) = (Report::default(), Vec::new());
-        Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut out).unwrap();
+        let shared = std::sync::Mutex::new(&mut out as &mut (dyn std::io::Write + Send));
+        Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut Voice::alone(&shared)).unwrap();
         let outcomes = report.outcomes.into_iter().map(|one| (one.check, one.problem.is_none())).collect();
         (outcomes, String::from_utf8(out).unwrap())
     }

@@ -1,5 +1,7 @@
 //! The command line as data. The help texts are the reference.
 
+use std::num::NonZeroUsize;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
 use recipe::Arch;
@@ -96,7 +98,7 @@ pub(crate) enum Verb {
     /// Run the tests: unit, golden, image, boot.
     #[command(after_help = "Examples:\n  cargo xtask test                 # everything\n  cargo xtask test \
                             firmware_bios   # what matches\n  cargo xtask test firmware_bios --keep   # leave the \
-                            machine up")]
+                            machine up\n  cargo xtask test --lanes 1       # one scenario after the other")]
     Test {
         #[command(flatten)]
         common: Common,
@@ -110,6 +112,10 @@ pub(crate) enum Verb {
         /// Leave machines up after a scenario and say how to reach them.
         #[arg(long)]
         keep: bool,
+        /// How many scenarios run at a time; each has one or two machines of 1 GiB. [default: one for each core, at
+        /// most 4]
+        #[arg(long, value_name = "N")]
+        lanes: Option<NonZeroUsize>,
     },
     /// The fast checks: format, clippy, docs, dependencies, shell scripts, unit tests.
     #[command(after_help = "Example:\n  cargo xtask check")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use build::tools;
 use camino::Utf8Path;
-use qemu::{Deadline, Disk, Keep, Machine, MachineSpec, RunDir};
+use qemu::{Credential, Deadline, Disk, Keep, Lab, Machine, MachineSpec, RunDir, TorNetwork};
 use recipe::Plan;
 use serde::Serialize;
 
@@ -20,6 +20,17 @@ const LIMIT: f64 = 5.0;
 const DISK: u64 = 6 << 30;
 /// From power-on to the end of the boot, in seconds, beside a busy neighbour.
 const BOOT: u64 = 600;
+/// Until the Tor network of the lab has a consensus, in seconds.
+const TOR: u64 = 240;
+
+/// Waits until all is well by the appliance's own judgement, its onion services are reachable, and a minute of quiet.
+const CONNECTED: &str = r#"for try in $(seq 120); do
+    systemctl start cipolla-watch.service
+    cipolla status >/dev/null && break
+    sleep 2
+done
+cipolla status || exit 1
+sleep 60"#;
 
 /// When systemd began to start the unit and when it was up, in microseconds since the kernel started, and what the
 /// agent did in between.
@@ -68,7 +79,7 @@ impl FirstStart {
     }
 }
 
-/// Boots the image on a fresh disk and asks systemd.
+/// Boots the image on a fresh disk, in a lab with a Tor network, and asks systemd.
 pub(crate) fn measure(site: &Site, common: &Common, plan: &Plan, image: &Utf8Path) -> Result<FirstStart> {
     let folder = image.parent().context("an image lies in a folder")?;
     let run_root = verbs::run_root(site)?;
@@ -84,7 +95,15 @@ pub(crate) fn measure(site: &Site, common: &Common, plan: &Plan, image: &Utf8Pat
     spec.disk = Some(Disk::overlay(image, DISK));
     spec.shell = true;
     let run_dir = RunDir::create(run_root.join("bench").as_std_path())?;
-    let mut machine = Machine::spawn(&spec, &programs, run_dir, Keep::No)?;
+    // Without a network Tor would have neither a directory nor circuits, which is a good part of its memory.
+    let mut lab = Lab::start(&programs, RunDir::create(&run_dir.file("lab"))?, Keep::No)?;
+    let tor = TorNetwork::start(&lab, Deadline::seconds(TOR))?;
+    spec.nics = vec![lab.attach(None)?.nic];
+    let authorities = serde_json::to_string(tor.dir_authorities())?;
+    let settings =
+        format!("[owner]\nmailbox = \"owner\"\n[tor.test_network]\ndir_authorities = {authorities}\n");
+    spec.credentials.push(Credential::new("cipolla.settings", settings));
+    let mut machine = Machine::spawn(&spec, lab.programs(), run_dir, Keep::No)?;
     let deadline = Deadline::seconds(BOOT);
     machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
     let answer = machine.run(ASK, deadline)?;
@@ -92,6 +111,10 @@ pub(crate) fn measure(site: &Site, common: &Common, plan: &Plan, image: &Utf8Pat
         bail!("asking systemd for the times: {}: {}", answer.status, answer.stderr.trim());
     }
     let start = read(&answer.stdout, probe.why).with_context(|| format!("reading {:?}", answer.stdout))?;
+    let answer = machine.run(CONNECTED, deadline)?;
+    if !answer.status.success() {
+        bail!("waiting for a connection through Tor: {}\n{}", answer.status, answer.stdout.trim());
+    }
     let costs = costs::measure(&mut machine, &programs, image, Deadline::seconds(BOOT))?;
     Ok(FirstStart { costs: Some(costs), ..start })
 }

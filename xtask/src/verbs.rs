@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,7 +27,9 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Plan { common, out } => plan(&common, &out),
         Verb::Build { common, out, packages } => build(&common, &out, &packages),
         Verb::Run { common, out, headless, firmware } => run(&common, &out, headless, firmware),
-        Verb::Test { common, out, packages, filter, keep } => test(&common, &out, &packages, filter, keep),
+        Verb::Test { common, out, packages, filter, keep, lanes } => {
+            test(&common, &out, &packages, filter, keep, lanes)
+        }
         Verb::Check { common } => check::check(&Site::find(&common)?),
         Verb::Bench { common, runs } => bench::bench(&Site::find(&common)?, &common, runs),
     }
@@ -221,6 +224,7 @@ fn test(
     packages: &Packages,
     filter: Option<String>,
     keep: bool,
+    lanes: Option<NonZeroUsize>,
 ) -> Result<ExitCode> {
     let site = Site::find(common)?;
     let all = filter.is_none();
@@ -262,6 +266,7 @@ fn test(
         seed: seed()?,
         writes: std::env::var_os("CIPOLLA_WRITES").map(Into::into),
         keep,
+        lanes: lanes.unwrap_or_else(default_lanes),
         filter,
         colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
@@ -281,6 +286,12 @@ fn test(
         return Ok(ExitCode::from(BAD_INPUT));
     }
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// One for each core: a scenario waits for Tor and for timers about half of its time.
+fn default_lanes() -> NonZeroUsize {
+    const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+    std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |cores| cores.min(MOST))
 }
 
 /// The seed that the person asks for.

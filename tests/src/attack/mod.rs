@@ -40,6 +40,10 @@ impl Scenario for Attack {
         "one appliance in a private Tor network, guessed at and crowded while its owner works".into()
     }
 
+    fn alone(&self) -> bool {
+        true
+    }
+
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "attack")?;
         let resident = world.appliance(ctx, probe, "attack/a", "ada")?;

@@ -1,0 +1,201 @@
+//! Runs scenarios side by side. Most of a scenario is waiting, for Tor and for timers, and a lane fills that with another.
+
+use std::collections::VecDeque;
+use std::io::{Result, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use qemu::Probe;
+
+use crate::runner::Runnable;
+use crate::{Context, Report};
+
+type Shared<'o> = Mutex<&'o mut (dyn Write + Send)>;
+
+/// A scenario's way to the person: whole lines, among those of others.
+pub(crate) struct Voice<'o> {
+    shared: &'o Shared<'o>,
+    many: bool,
+}
+
+impl<'o> Voice<'o> {
+    /// The voice of a scenario that runs by itself.
+    #[cfg(test)]
+    pub(crate) fn alone(shared: &'o Shared<'o>) -> Self {
+        Self { shared, many: false }
+    }
+
+    /// Whether lines have to say which scenario they are about.
+    pub(crate) fn is_one_of_many(&self) -> bool {
+        self.many
+    }
+
+    /// One line, or several that belong together.
+    pub(crate) fn say(&mut self, lines: &str) -> Result<()> {
+        let mut out = lock(self.shared);
+        writeln!(out, "{lines}")?;
+        out.flush()
+    }
+
+    /// What is left to say at the end of a scenario.
+    pub(crate) fn conclude(&mut self, scenario: &str, lines: &[String]) -> Result<()> {
+        match (self.many, lines) {
+            (true, []) => Ok(()),
+            (true, lines) => self.say(&format!("{scenario}:\n{}\n", lines.join("\n"))),
+            (false, []) => self.say(""),
+            (false, lines) => self.say(&format!("{}\n", lines.join("\n"))),
+        }
+    }
+}
+
+/// Runs scenarios in their order, as many at a time as the context says; those that want to be alone come last, one by
+/// one. The outcomes are in the order of the scenarios.
+pub(crate) fn run(
+    scenarios: Vec<Box<dyn Runnable>>,
+    ctx: &Context,
+    probe: &Probe,
+    out: &mut (dyn Write + Send),
+) -> Result<Report> {
+    let selected =
+        |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
+    let scenarios = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate();
+    let (alone, beside): (VecDeque<_>, VecDeque<_>) = scenarios.partition(|(_, one)| one.alone());
+    let lanes = ctx.lanes.get().min(beside.len());
+    let shared = Shared::new(out);
+    let voice = || Voice { shared: &shared, many: lanes > 1 };
+    let mut reports = side_by_side(beside, lanes, ctx, probe, &voice)?;
+    reports.extend(side_by_side(alone, 1, ctx, probe, &voice)?);
+    reports.sort_by_key(|(place, _)| *place);
+    Ok(Report { outcomes: reports.into_iter().flat_map(|(_, report)| report.outcomes).collect() })
+}
+
+/// A scenario's place in the order, and what came of it.
+type Placed = (usize, Report);
+
+fn side_by_side<'o>(
+    scenarios: VecDeque<(usize, Box<dyn Runnable>)>,
+    lanes: usize,
+    ctx: &Context,
+    probe: &Probe,
+    voice: &(impl Fn() -> Voice<'o> + Sync),
+) -> Result<Vec<Placed>> {
+    let queue = Mutex::new(scenarios);
+    let lane = || -> Result<Vec<Placed>> {
+        let mut done = Vec::new();
+        loop {
+            let Some((place, scenario)) = lock(&queue).pop_front() else { return Ok(done) };
+            let mut report = Report::default();
+            scenario.run(ctx, probe, &mut report, &mut voice())?;
+            done.push((place, report));
+        }
+    };
+    let done = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        // A check that panics is caught where it runs; a panic here is a fault of the runner.
+        let joined = lanes
+            .into_iter()
+            .map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// A lane that panicked left nothing half done behind these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::check::{Evidence, PASS, Phase, Scenario, check, fail};
+
+    /// How many scenarios run at this moment.
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    /// Two scenarios that wait for each other.
+    static MEET: Barrier = Barrier::new(2);
+
+    struct Toy {
+        name: &'static str,
+        alone: bool,
+    }
+
+    impl Scenario for Toy {
+        type State = ();
+
+        fn name(&self) -> Cow<'static, str> {
+            self.name.into()
+        }
+
+        fn about(&self) -> Cow<'static, str> {
+            "a scenario without a machine".into()
+        }
+
+        fn alone(&self) -> bool {
+            self.alone
+        }
+
+        fn start(&self, _: &Context, _: &Probe) -> anyhow::Result<()> {
+            RUNNING.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn phases(&self, _: &Context) -> Vec<Phase<()>> {
+            let alone = self.alone;
+            let run = move |(): &mut ()| {
+                if alone {
+                    std::thread::sleep(Duration::from_millis(20));
+                    let others = RUNNING.load(Ordering::SeqCst) - 1;
+                    return if others == 0 { PASS } else { fail(format!("{others} others run")) };
+                }
+                MEET.wait();
+                RUNNING.fetch_sub(1, Ordering::SeqCst);
+                PASS
+            };
+            let leave = move |(): &mut ()| {
+                if alone {
+                    RUNNING.fetch_sub(1, Ordering::SeqCst);
+                }
+                fail("so that there is something to say at the end")
+            };
+            vec![Phase {
+                enter: |()| Ok(()),
+                checks: vec![check("runs", &[], run), check("fails", &[], leave)],
+            }]
+        }
+
+        fn evidence(&self, (): &mut ()) -> Vec<Evidence> {
+            vec![(format!("console of {}", self.name), vec!["the tail".into()])]
+        }
+
+        fn reach(&self, (): &()) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn lanes_keep_the_order_and_leave_alone_what_wants_to_be() {
+        let toys = [("one", false), ("two", true), ("three", false), ("four", true)];
+        let toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>).into();
+        let ctx = Context { lanes: 2.try_into().unwrap(), ..crate::runner::context() };
+        let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
+        let mut out = Vec::new();
+        let report = run(toys, &ctx, &probe, &mut out).unwrap();
+        let runs: Vec<_> = report.outcomes.iter().filter(|one| one.check == "runs").collect();
+        assert_eq!(
+            runs.iter().map(|one| one.scenario.as_str()).collect::<Vec<_>>(),
+            ["one", "two", "three", "four"]
+        );
+        assert!(runs.iter().all(|one| one.problem.is_none()), "{runs:?}");
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("  ok      one::runs ") && out.contains("  ok      two::runs "), "{out}");
+        assert!(
+            out.contains("\nthree:\n  console of three\n    | the tail\n  again, leaving it up"),
+            "{out}"
+        );
+    }
+}
