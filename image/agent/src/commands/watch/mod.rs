@@ -49,7 +49,7 @@ pub fn problem(fs: &dyn Fs) -> Result<Option<String>> {
     let tried = match trouble.step {
         None => return Ok(None),
         Some(_) if plan::reported(&memory, trouble) => "restarting Tor did not help",
-        Some(Step::Refresh) => "Tor was reloaded",
+        Some(Step::Refresh | Step::Resume) => "Tor was reloaded",
         Some(Step::Restart | Step::Report | Step::Reset) => "Tor was restarted",
     };
     Ok(Some(format!("since {}: {}; {tried}", utc(trouble.since), trouble.what)))
@@ -138,14 +138,14 @@ fn take(machine: &Machine<'_>, step: Step) -> Result<()> {
             tor.ask("SIGNAL RELOAD")?;
             tor.ask("SIGNAL NEWNYM")?;
         }
-        Step::Restart => restart(machine, "restart", TOR)?,
+        Step::Resume => {
+            systemctl(machine, "try-reload-or-restart", TOR)?;
+            retry_mail(machine)?;
+        }
+        Step::Restart => systemctl(machine, "restart", TOR)?,
         Step::Reset => {
-            restart(machine, "restart", TOR)?;
-            restart(machine, "try-reload-or-restart", MAIL)?;
-            // Waiting messages bear the time of their next attempt, which may be years away.
-            if machine.programs.has("postqueue") {
-                machine.programs.run(&["postqueue", "-f"])?;
-            }
+            systemctl(machine, "restart", TOR)?;
+            retry_mail(machine)?;
         }
         // The memory is the report: status and digest read it.
         Step::Report => {}
@@ -153,8 +153,17 @@ fn take(machine: &Machine<'_>, step: Step) -> Result<()> {
     Ok(())
 }
 
+/// Lets Postfix plan anew. Waiting messages bear the time of their next attempt, which may be years away.
+fn retry_mail(machine: &Machine<'_>) -> Result<()> {
+    systemctl(machine, "try-reload-or-restart", MAIL)?;
+    if machine.programs.has("postqueue") {
+        machine.programs.run(&["postqueue", "-f"])?;
+    }
+    Ok(())
+}
+
 /// Lets systemd do this with a unit.
-fn restart(machine: &Machine<'_>, verb: &str, unit: &str) -> Result<()> {
+fn systemctl(machine: &Machine<'_>, verb: &str, unit: &str) -> Result<()> {
     let ran = machine.programs.run(&["systemctl", verb, unit])?;
     if !ran.success {
         bail!("systemctl {verb} {unit}: {}", ran.stderr.trim());

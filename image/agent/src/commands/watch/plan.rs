@@ -22,6 +22,12 @@ const SETTLED: u64 = 10 * MINUTE;
 /// A clock that was set back by so much, in seconds, makes Tor and Postfix wait that much longer for whatever they wait
 /// for: both plan by the clock.
 const SET_BACK: i64 = 600;
+/// With a clock that is so much ahead, in seconds, Tor works, and publishes. Revisions of what it publishes are made from
+/// the clock, and directories take no lower one (rend-spec-v3, "Revision counters") until they forget what they have, after
+/// three hours. A Tor that restarts makes new introduction points, which nobody would find until then; one that goes
+/// on keeps its own. Further ahead it published nothing, and has to restart to ask for a consensus at all (seen with
+/// 0.4.9).
+const BEARABLE: i64 = 24 * 60 * 60;
 /// So many past steps are remembered.
 const HISTORY: usize = 40;
 
@@ -61,7 +67,9 @@ pub enum Step {
     Restart,
     /// The owner has to know.
     Report,
-    /// What waits by the clock starts anew, since the clock was set back.
+    /// The clock was set back: Tor looks for a consensus, and waiting mail is tried.
+    Resume,
+    /// The clock was set back by more than Tor bears: it is restarted, and waiting mail is tried.
     Reset,
 }
 
@@ -73,6 +81,7 @@ impl Step {
             Self::Refresh => "reloading Tor and asking for new circuits",
             Self::Restart => "restarting Tor",
             Self::Report => "telling the owner",
+            Self::Resume => "reloading what waits by the clock",
             Self::Reset => "restarting what waits by the clock",
         }
     }
@@ -136,16 +145,23 @@ impl Memory {
     /// Whether it is time to look at everything, `uptime` seconds after the start.
     #[must_use]
     pub fn must_prove(&self, now: u64, uptime: u64) -> bool {
-        // A clock that was set back makes the proof worthless.
+        // A clock that was set back makes the proof worthless, and calls for a step that need not wait for a new one.
         let fresh = |proved| (proved..proved + PROOF_LASTS).contains(&now);
-        uptime >= SETTLED && (self.trouble.is_some() || !self.proved.is_some_and(fresh))
+        let due = self.trouble.is_some() || !self.proved.is_some_and(fresh);
+        uptime >= SETTLED && due && self.set_by(now, uptime) > -SET_BACK
+    }
+
+    /// By how many seconds the clock was set since it was noted last.
+    fn set_by(&self, now: u64, uptime: u64) -> i64 {
+        let started = now.saturating_sub(uptime);
+        started.cast_signed().saturating_sub(self.started.unwrap_or(started).cast_signed())
     }
 
     /// Notes how the clock stands, and returns by how many seconds it was set since it was noted last.
     pub(super) fn note_clock(&mut self, now: u64, uptime: u64) -> i64 {
-        let started = now.saturating_sub(uptime);
-        let before = self.started.replace(started).unwrap_or(started);
-        started.cast_signed().saturating_sub(before.cast_signed())
+        let set_by = self.set_by(now, uptime);
+        self.started = Some(now.saturating_sub(uptime));
+        set_by
     }
 }
 
@@ -186,8 +202,9 @@ pub fn decide(mut memory: Memory, now: u64, uptime: u64, seen: &Seen) -> (Memory
     }
     if set_by <= -SET_BACK {
         let why = format!("the clock was set back by {} minutes", set_by.unsigned_abs() / MINUTE);
-        memory.take(now, Step::Reset, why);
-        return (memory, Some(Step::Reset));
+        let step = if set_by > -BEARABLE { Step::Resume } else { Step::Reset };
+        memory.take(now, step, why);
+        return (memory, Some(step));
     }
     let Some(what) = wrong(seen) else {
         let Seen::Connected(services) = seen else { return (memory, None) };
@@ -226,7 +243,7 @@ pub fn decide(mut memory: Memory, now: u64, uptime: u64, seen: &Seen) -> (Memory
         (Some(Step::Restart), _) if !reported(&memory, &trouble) => {
             (waited >= BEFORE_REPORT).then_some(Step::Report)
         }
-        (Some(Step::Restart | Step::Report | Step::Reset), _) => {
+        (Some(Step::Restart | Step::Report | Step::Resume | Step::Reset), _) => {
             (waited >= BETWEEN_RESTARTS).then_some(Step::Restart)
         }
     };
@@ -355,16 +372,25 @@ mod tests {
         assert!(proved(Some(1000)).must_prove(900, later), "the clock was set back");
         let (memory, _) = decide(proved(Some(1000)), 1001, &lost());
         assert!(memory.must_prove(1002, later));
+        let noted = Memory { started: Some(100_000), ..Memory::default() };
+        assert!(noted.must_prove(100_000 + later, later) && !noted.must_prove(90_000 + later, later));
     }
 
     #[test]
     fn what_waits_by_a_clock_that_was_set_back_starts_anew() {
         let (memory, _) = super::decide(Memory::default(), 100_000, 700, &lost());
         let (memory, step) = super::decide(memory, 82_060, 760, &lost());
-        assert_eq!((memory.trouble.as_ref(), step), (None, Some(Step::Reset)));
+        assert_eq!((memory.trouble.as_ref(), step), (None, Some(Step::Resume)));
         assert_eq!(memory.taken[0].why, "the clock was set back by 300 minutes");
         let (memory, step) = super::decide(memory, 82_120, 820, &lost());
         assert_eq!((memory.trouble.map(|trouble| trouble.since), step), (Some(82_120), None), "once");
+    }
+
+    #[test]
+    fn a_tor_that_could_not_work_is_restarted() {
+        let (memory, _) = super::decide(Memory::default(), 100_000_000, 700, &Seen::Connecting(100));
+        let (_, step) = super::decide(memory, 5_000_000, 760, &Seen::Connecting(100));
+        assert_eq!(step, Some(Step::Reset));
     }
 
     #[test]
