@@ -53,7 +53,7 @@ pub use deadline::Deadline;
 pub use disk::copy_sparse;
 pub use error::{Error, Result};
 pub use interactive::{Attach, interactive};
-pub use lab::{GATEWAY, Lab, Port, TorBridge, TorClient, TorNetwork};
+pub use lab::{GATEWAY, Lab, Port, TimeServer, TorBridge, TorClient, TorNetwork};
 pub use machine::{Keep, Machine};
 pub use process::dies_with_us;
 pub use programs::{Programs, command_line};

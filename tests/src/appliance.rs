@@ -85,15 +85,17 @@ impl Appliance {
         Origin { spec, programs: ctx.programs.clone(), run_dir, keep: keep(ctx) }.appliance()
     }
 
-    /// As [`Appliance::spawn`], with a card in a lab and the owner's settings (TOML).
+    /// As [`Appliance::spawn`], with a card in a lab, the owner's settings (TOML) and further arguments for QEMU.
     pub(crate) fn spawn_in(
         ctx: &Context,
         probe: &Probe,
         run_dir: RunDir,
         (lab, port): (&Lab, &Port),
         settings: &str,
+        arguments: &[&str],
     ) -> anyhow::Result<Self> {
         let mut spec = spec(ctx, probe, plainest(ctx.arch));
+        spec.extra.extend(arguments.iter().map(Into::into));
         spec.nics = vec![port.nic.clone()];
         spec.credentials.push(self::settings(settings));
         Origin { spec, programs: lab.programs().clone(), run_dir, keep: keep(ctx) }.appliance()

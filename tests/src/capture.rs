@@ -68,6 +68,8 @@ pub(crate) struct Expected {
     pub(crate) gateway: Ipv4Addr,
     /// Where relays and directories of its Tor network are.
     pub(crate) relays: BTreeSet<SocketAddrV4>,
+    /// The time server that its settings name, if they do.
+    pub(crate) time_server: Option<Ipv4Addr>,
 }
 
 /// How all cards in a lab begin. A packet from any other was sent under a false name.
@@ -80,6 +82,8 @@ enum Kind {
     Foreign,
     Dhcp,
     Arp,
+    /// A question for the time.
+    Time,
     /// To a relay; whether it asks for a connection.
     Tor {
         connect: bool,
@@ -94,6 +98,8 @@ pub(crate) struct Tally {
     pub(crate) foreign: usize,
     pub(crate) dhcp: usize,
     pub(crate) arp: usize,
+    /// Questions for the time.
+    pub(crate) time: usize,
     pub(crate) tor: usize,
     /// How many of these ask for a connection.
     pub(crate) tor_connects: usize,
@@ -110,6 +116,7 @@ pub(crate) fn judge(packets: &[Packet], expected: &Expected) -> Tally {
             Kind::Foreign => tally.foreign += 1,
             Kind::Dhcp => tally.dhcp += 1,
             Kind::Arp => tally.arp += 1,
+            Kind::Time => tally.time += 1,
             Kind::Tor { connect } => {
                 tally.tor += 1;
                 tally.tor_connects += usize::from(connect);
@@ -190,6 +197,14 @@ fn kind(frame: &[u8], expected: &Expected) -> Kind {
                 {
                     Kind::Dhcp
                 }
+                // Whole questions only: what else is sent there is a leak (RFC 4330, section 4).
+                Some(TransportSlice::Udp(udp))
+                    if Some(to) == expected.time_server
+                        && udp.destination_port() == 123
+                        && udp.payload().len() == 48 =>
+                {
+                    Kind::Time
+                }
                 transport => Kind::Finding(told(from.into(), to.into(), transport.as_ref())),
             }
         }
@@ -210,6 +225,7 @@ fn arp_kind(arp: &ArpPacketSlice<'_>, expected: &Expected) -> Kind {
     let target = Ipv4Addr::from(target);
     let known = target == expected.address
         || target == expected.gateway
+        || Some(target) == expected.time_server
         || expected.relays.iter().any(|relay| *relay.ip() == target);
     if known { Kind::Arp } else { Kind::Finding(format!("ARP for {target}")) }
 }
@@ -250,7 +266,7 @@ mod tests {
 
     fn expected() -> Expected {
         let relays = [SocketAddrV4::new(RELAY, 9001)].into();
-        Expected { mac: MAC, address: ADDRESS, gateway: GATEWAY, relays }
+        Expected { mac: MAC, address: ADDRESS, gateway: GATEWAY, relays, time_server: None }
     }
 
     fn told(frame: &[u8]) -> String {
@@ -261,9 +277,13 @@ mod tests {
     }
 
     fn udp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+        udp_with(from, to, ports, b"x")
+    }
+
+    fn udp_with(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         let packet = PacketBuilder::ethernet2(MAC, OTHER).ipv4(from.octets(), to.octets(), 64);
-        packet.udp(ports.0, ports.1).write(&mut frame, b"x").unwrap();
+        packet.udp(ports.0, ports.1).write(&mut frame, payload).unwrap();
         frame
     }
 
@@ -294,6 +314,19 @@ mod tests {
         assert_eq!(told(&arp(RELAY)), "Arp");
         assert_eq!(told(&arp(ADDRESS)), "Arp");
         assert_eq!(told(&syn(OTHER, GATEWAY, 22)), "Foreign");
+    }
+
+    #[test]
+    fn a_time_server_is_only_asked_for_the_time() {
+        let expected = Expected { time_server: Some(GATEWAY), ..expected() };
+        let question = udp_with(ADDRESS, GATEWAY, (40_000, 123), &[0x23; 48]);
+        assert_eq!(kind(&question, &expected), Kind::Time);
+        for leak in
+            [udp(ADDRESS, GATEWAY, (40_000, 123)), udp_with(ADDRESS, RELAY, (40_000, 123), &[0x23; 48])]
+        {
+            assert!(matches!(kind(&leak, &expected), Kind::Finding(_)));
+        }
+        assert!(told(&question).contains("port 123"), "settings that name no server allow none");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | `building` | the builder: as an ordinary user, interrupted, killed |
 //! | [`vantage`] | scanners that look at an appliance from outside, and their scenario |
 //! | `file` | the image file without booting it |
-//! | `first_boot` | the first start: power cuts, wrong clock, wrong settings; keys, hand-over, what leaks |
+//! | `first_boot` | the first start: power cuts, wrong settings; keys, hand-over, what leaks |
 //! | `firmware` | the unmodified image under each firmware: disk, identity, journal, a second boot |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
@@ -20,6 +20,7 @@
 //! | `web` | one appliance in that network: its webmail in a real browser, TLS and SSH under scanners |
 //! | `exchange` | two appliances write to each other over that network; then one of them sleeps |
 //! | `outside` | one appliance in that network: its packets, its open ports |
+//! | `clock` | one appliance in that network, its clock wrong by hours, years, and at the epoch |
 //! | `power` | dozens of power cuts in one recorded run, and two boots after them |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
@@ -40,6 +41,7 @@ pub mod browser;
 mod building;
 mod capture;
 mod check;
+mod clock;
 mod exchange;
 mod file;
 mod firmware;
@@ -138,6 +140,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(web::Web));
     all.push(Box::new(outside::Outside));
     all.extend(first_boot::all());
+    all.push(Box::new(clock::Clock));
     all.push(Box::new(power::Power));
     all.push(Box::new(building::Building));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));

@@ -1,6 +1,6 @@
 //! A lab with a private Tor network, and appliances in it.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub(crate) struct Resident {
     bridge: Option<SocketAddrV4>,
     /// The records of its card, one for each time that its power came on.
     records: Vec<PathBuf>,
+    /// The time server in its settings.
+    time_server: Option<Ipv4Addr>,
 }
 
 /// A resident without power: its disk, and its plug.
@@ -42,6 +44,7 @@ pub(crate) struct Asleep {
     port: Port,
     bridge: Option<SocketAddrV4>,
     records: Vec<PathBuf>,
+    time_server: Option<Ipv4Addr>,
 }
 
 /// Who an appliance belongs to, in its settings.
@@ -50,6 +53,8 @@ pub(crate) struct Owner<'o> {
     pub(crate) mailbox: &'o str,
     /// Public keys that may administer over SSH.
     pub(crate) ssh_keys: &'o [String],
+    /// Whom the appliance may ask for the time.
+    pub(crate) time_server: Option<Ipv4Addr>,
 }
 
 /// How an appliance gets through to Tor, in its settings; by default as it likes.
@@ -63,7 +68,7 @@ pub(crate) struct Bridges<'b> {
 
 impl<'o> From<&'o str> for Owner<'o> {
     fn from(mailbox: &'o str) -> Self {
-        Self { mailbox, ssh_keys: &[] }
+        Self { mailbox, ssh_keys: &[], time_server: None }
     }
 }
 
@@ -97,7 +102,19 @@ impl World {
         name: &str,
         owner: impl Into<Owner<'o>>,
     ) -> anyhow::Result<Resident> {
-        self.switch_on(ctx, probe, name, &owner.into(), None)
+        self.switch_on(ctx, probe, name, (&owner.into(), &[]), None)
+    }
+
+    /// As [`World::appliance`], with further arguments for QEMU.
+    pub(crate) fn appliance_with<'o>(
+        &mut self,
+        ctx: &Context,
+        probe: &Probe,
+        name: &str,
+        owner: impl Into<Owner<'o>>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Resident> {
+        self.switch_on(ctx, probe, name, (&owner.into(), arguments), None)
     }
 
     /// As [`World::appliance`], with an obfs4 bridge as its only way to Tor.
@@ -111,7 +128,7 @@ impl World {
         let bridge = self.tor.bridge(&self.lab, Deadline::seconds(TOR))?;
         let way = (bridge.address(), bridge.line().to_owned());
         self.bridge = Some(bridge);
-        self.switch_on(ctx, probe, name, &owner.into(), Some(way))
+        self.switch_on(ctx, probe, name, (&owner.into(), &[]), Some(way))
     }
 
     fn switch_on(
@@ -119,7 +136,7 @@ impl World {
         ctx: &Context,
         probe: &Probe,
         name: &str,
-        owner: &Owner<'_>,
+        (owner, arguments): (&Owner<'_>, &[&str]),
         bridge: Option<(SocketAddrV4, String)>,
     ) -> anyhow::Result<Resident> {
         // Closed to others before the machine's own folder is made in it.
@@ -129,8 +146,9 @@ impl World {
         let (bridge, line) = bridge.unzip();
         let settings = self.settings(owner, &Bridges { lines: line.as_slice(), hosts: &[] })?;
         let since = Instant::now();
-        let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings)?;
-        Ok(Resident { appliance, since, port, bridge, records: vec![record] })
+        let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings, arguments)?;
+        let time_server = owner.time_server;
+        Ok(Resident { appliance, since, port, bridge, records: vec![record], time_server })
     }
 
     /// An owner's settings (TOML) for an appliance in this network.
@@ -176,6 +194,7 @@ impl World {
                 Some(bridge) => [bridge].into(),
                 None => self.tor.endpoints().into_iter().collect(),
             },
+            time_server: resident.time_server,
         };
         let packets = resident.recorded()?;
         Ok(capture::judge(packets.get(seen..).unwrap_or_default(), &expected))
@@ -184,7 +203,7 @@ impl World {
 
 impl Resident {
     /// Its address in the lab.
-    pub(crate) fn address(&self) -> std::net::Ipv4Addr {
+    pub(crate) fn address(&self) -> Ipv4Addr {
         self.port.address
     }
 
@@ -216,8 +235,8 @@ impl Resident {
 
     /// Cuts its power: QEMU is killed, and what the guest had not flushed is lost.
     pub(crate) fn cut_power(self) -> anyhow::Result<Asleep> {
-        let Self { appliance, port, bridge, records, .. } = self;
-        Ok(Asleep { cold: appliance.cut_power()?, port, bridge, records })
+        let Self { appliance, port, bridge, records, time_server, .. } = self;
+        Ok(Asleep { cold: appliance.cut_power()?, port, bridge, records, time_server })
     }
 
     /// Whether a pluggable transport runs as Tor does, by the name that the kernel has for it (15 characters): in its
@@ -261,13 +280,16 @@ fn settings(owner: &Owner<'_>, bridges: &Bridges<'_>, authorities: &[String]) ->
     }
     let authorities = serde_json::to_string(authorities)?;
     text.push_str(&format!("[tor.test_network]\ndir_authorities = {authorities}\n"));
+    if let Some(server) = owner.time_server {
+        text.push_str(&format!("[time]\nntp = true\nservers = [\"{server}\"]\n"));
+    }
     Ok(text)
 }
 
 impl Asleep {
     /// Switches it on again, at the same plug; does not wait for it. QEMU begins a new record, in a file of its own.
     pub(crate) fn wake(self) -> anyhow::Result<Resident> {
-        let Self { cold, mut port, bridge, mut records } = self;
+        let Self { cold, mut port, bridge, mut records, time_server } = self;
         let number = records.len() + 1;
         let first = records.first().context("its card was never recorded")?;
         let record = first.with_file_name(format!("lan-{number}.pcap"));
@@ -278,7 +300,7 @@ impl Asleep {
         let nic = port.nic.clone();
         let appliance = cold.switch_on(|spec| spec.nics = vec![nic])?;
         records.push(record);
-        Ok(Resident { appliance, since, port, bridge, records })
+        Ok(Resident { appliance, since, port, bridge, records, time_server })
     }
 }
 
@@ -301,5 +323,8 @@ mod tests {
             text.contains("\n[tor]\nbridges = [\"obfs4 192.0.2.1:1 AB\"]\nbridge_hosts = []\n[tor.test"),
             "{text}"
         );
+        let asks = Owner { time_server: Some(qemu::GATEWAY), ..Owner::from("ada") };
+        let text = settings(&asks, &Bridges::default(), &[]).unwrap();
+        assert!(text.ends_with("\n[time]\nntp = true\nservers = [\"10.77.0.1\"]\n"), "{text}");
     }
 }

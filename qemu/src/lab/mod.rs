@@ -27,6 +27,7 @@
 mod control;
 mod dhcp;
 mod holder;
+mod time;
 mod tor;
 mod torrc;
 
@@ -39,6 +40,7 @@ use crate::{Keep, Nic, Programs, Result, RunDir};
 
 use holder::Holder;
 
+pub use time::TimeServer;
 pub use tor::{TorBridge, TorClient, TorNetwork};
 
 /// The bridge. What is sent to the world beyond arrives here and goes no further.

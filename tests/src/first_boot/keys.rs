@@ -140,7 +140,7 @@ const OWN: &str = "find /var/lib/tor/mx /var/lib/tor/client /var/lib/tor/admin /
 const LEAST: usize = 25;
 
 /// What makes this machine unlike all others, by path.
-pub(super) fn identity(appliance: &mut Appliance) -> anyhow::Result<BTreeMap<String, String>> {
+pub(crate) fn identity(appliance: &mut Appliance) -> anyhow::Result<BTreeMap<String, String>> {
     let identity = checksums(&appliance.read(OWN)?);
     let few = || anyhow!("only {} files make this appliance unlike others", identity.len());
     (identity.len() >= LEAST).then_some(()).with_context(few)?;

@@ -2,17 +2,17 @@
 //!
 //! [`FirstBoot`] has two machines, one after the other. The first one gets the owner's settings as a credential
 //! and loses its power several times before it is allowed to finish; what it then is, is looked at from all
-//! sides. The second one gets no settings and a clock that is years behind. `settings` is the scenario of an
-//! owner whose settings are wrong.
+//! sides. The second one gets no settings. `settings` is the scenario of an owner whose settings are wrong.
 
 mod cases;
-mod clock;
 mod faults;
 mod keys;
 mod power_cut;
 mod secrets;
 mod settings;
 mod wifi;
+
+pub(crate) use keys::identity;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -44,8 +44,6 @@ pub(crate) struct State {
     waiting: secrets::Waiting,
     /// What makes the first machine unlike all others: path to checksum.
     identity: BTreeMap<String, String>,
-    /// The same of the second machine, before its clock was set right.
-    second: BTreeMap<String, String>,
 }
 
 impl State {
@@ -62,8 +60,7 @@ impl Scenario for FirstBoot {
     }
 
     fn about(&self) -> Cow<'static, str> {
-        "the first start, with power cuts and with a wrong clock; what it makes, and who gets to know it"
-            .into()
+        "the first start, with power cuts; what it makes, and who gets to know it".into()
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
@@ -78,15 +75,13 @@ impl Scenario for FirstBoot {
             cuts: Vec::new(),
             waiting: secrets::Waiting::default(),
             identity: BTreeMap::new(),
-            second: BTreeMap::new(),
         })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
         vec![
             Phase { enter: power_cut::cut, checks: first_machine() },
-            Phase { enter: clock::start, checks: second_machine() },
-            Phase { enter: clock::set_right, checks: clock::afterwards() },
+            Phase { enter: |state| replace(state, |_| ()).map(drop), checks: second_machine() },
         ]
     }
 
@@ -106,7 +101,7 @@ fn first_machine() -> Vec<Check<State>> {
             secrets::watch_command_lines(state)?;
             state.appliance()?.wait_boot()?;
             secrets::learn(state)?;
-            state.identity = keys::identity(state.appliance()?)?;
+            state.identity = identity(state.appliance()?)?;
             PASS
         }),
         check("power_cut_at_every_step_resumes", &["R49"], power_cut::resumes),
@@ -125,16 +120,14 @@ fn first_machine() -> Vec<Check<State>> {
     ]
 }
 
-/// What the machine without settings and with a wrong clock shows.
+/// What the machine without settings shows.
 fn second_machine() -> Vec<Check<State>> {
     vec![
-        gate("boots_with_wrong_clock", &[], |state: &mut State| {
+        gate("boots_without_settings", &[], |state: &mut State| {
             state.appliance()?.wait_boot()?;
             PASS
         }),
         check("keys_unique_across_two_boots", &["R3", "R49"], keys::unique),
-        check("wrong_clock_starts_at_image_time", &[], clock::starts_at_image_time),
-        check("wrong_clock_makes_valid_certificates", &["R22"], clock::certificates_are_valid),
     ]
 }
 

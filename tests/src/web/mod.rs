@@ -70,7 +70,7 @@ impl Scenario for Web {
         let folder = RunDir::create(&ctx.run_root.join("web"))?.path().to_owned();
         let key = admin::make_key(ctx, &folder)?;
         let mut world = World::start(ctx, "web")?;
-        let owner = Owner { mailbox: "ada", ssh_keys: &[key] };
+        let owner = Owner { ssh_keys: &[key], ..Owner::from("ada") };
         let resident = world.appliance(ctx, probe, "web/a", owner)?;
         let scanners = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
         Ok(State { webmail: None, resident, world, site: None, tree, scanners, folder })
