@@ -177,11 +177,12 @@ fn user(cli: &Cli, command: &User, machine: &Machine<'_>) -> Result<()> {
             print(cli, &list, &user::text(&list))
         }
         User::Quota { name, size } => {
-            user::quota(machine, name, size.as_deref())?;
-            let said = match size {
+            let problems = user::quota(machine, name, size.as_deref())?;
+            let mut said = match size {
                 Some(size) => format!("{name} has room for {size} of mail"),
                 None => format!("{name} has as much room as all"),
             };
+            said.extend(problems.iter().map(|problem| format!("\n{problem}")));
             print(cli, &said, &said)
         }
         User::Remove { name } => {

@@ -74,24 +74,33 @@ const AUTH_SOCKET: &str = "/run/dovecot/auth-master";
 /// After this time Dovecot looks at the passwd-file again.
 const LOOKUP: Duration = Duration::from_millis(1100);
 
-/// Makes Dovecot forget a password that is not right any more (its cache knows it for an hour) and, if wanted, ends
-/// the sessions that began with it. Returns what went wrong, as the owner should read it.
+fn knows_logins(machine: &Machine<'_>) -> Result<bool> {
+    Ok(machine.fs.entry(Utf8Path::new(AUTH_SOCKET))?.is_some() && machine.programs.has("doveadm"))
+}
+
+/// Makes Dovecot forget what it knew of a mailbox, password and room (its cache knows them for an hour). Returns what
+/// went wrong, as the owner should read it.
 ///
 /// # Errors
 /// When doveadm(1) cannot be started.
-pub fn forget_login(machine: &Machine<'_>, address: &str, end_sessions: bool) -> Result<Vec<String>> {
-    let runs = machine.fs.entry(Utf8Path::new(AUTH_SOCKET))?.is_some();
-    let mut problems = Vec::new();
-    if !runs || !machine.programs.has("doveadm") {
-        return Ok(problems);
+pub fn forget_mailbox(machine: &Machine<'_>, address: &str) -> Result<Vec<String>> {
+    if !knows_logins(machine)? {
+        return Ok(Vec::new());
     }
     // Dovecot looks at the passwd-file once a second at most; what it looked up before must not come in again.
     std::thread::sleep(LOOKUP);
     let ran = machine.programs.run(&["doveadm", "auth", "cache", "flush", address])?;
-    if !ran.success {
-        problems.push(format!("the old password may work for another hour: {}", ran.stderr.trim()));
-    }
-    if end_sessions {
+    let problem = || format!("what held for {address} may hold for another hour: {}", ran.stderr.trim());
+    Ok((!ran.success).then(problem).into_iter().collect())
+}
+
+/// As [`forget_mailbox`], for a password that is not right any more; if wanted, ends the sessions that began with it.
+///
+/// # Errors
+/// When doveadm(1) cannot be started.
+pub fn forget_login(machine: &Machine<'_>, address: &str, end_sessions: bool) -> Result<Vec<String>> {
+    let problems = forget_mailbox(machine, address)?;
+    if end_sessions && knows_logins(machine)? {
         // It fails when there is no session to end.
         machine.programs.run(&["doveadm", "kick", address])?;
     }

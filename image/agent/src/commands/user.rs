@@ -114,18 +114,20 @@ pub fn passwd(machine: &Machine<'_>, name: &str, password: Option<Zeroizing<Stri
     set_password(machine, name, password, false)
 }
 
-/// Gives a mailbox other room than all have, or the same again.
+/// Gives a mailbox other room than all have, or the same again. Returns what went wrong with telling Dovecot.
 ///
 /// # Errors
 /// When there is no such mailbox, or this is no size.
-pub fn quota(machine: &Machine<'_>, name: &str, quota: Option<&str>) -> Result<()> {
+pub fn quota(machine: &Machine<'_>, name: &str, quota: Option<&str>) -> Result<Vec<String>> {
     let local: LocalPart = name.parse()?;
     let quota = quota.map(settings::quota).transpose().map_err(anyhow::Error::msg)?;
+    let mut address = String::new();
     edit_users(machine, |users, domain| {
-        let address = format!("{local}@{domain}");
+        address = format!("{local}@{domain}");
         users::with_quota(users, &address, quota.as_deref())
             .with_context(|| format!("there is no {address}; see: cipolla user list"))
-    })
+    })?;
+    services::forget_mailbox(machine, &address)
 }
 
 /// A mailbox in the list.
