@@ -266,11 +266,10 @@ impl Resident {
     }
 }
 
-/// An owner's settings for the lab, with a limit of 4 MiB for messages so that reaching it takes little time. Text in
-/// JSON's quotes is text in TOML's.
+/// An owner's settings for the lab. Text in JSON's quotes is text in TOML's.
 fn settings(owner: &Owner<'_>, bridges: &Bridges<'_>, authorities: &[String]) -> anyhow::Result<String> {
     let mut text = format!(
-        "[owner]\nmailbox = {}\nssh_keys = {}\n[mail]\nmessage_size_mib = 4\n",
+        "[owner]\nmailbox = {}\nssh_keys = {}\n",
         serde_json::to_string(owner.mailbox)?,
         serde_json::to_string(owner.ssh_keys)?,
     );
@@ -314,7 +313,7 @@ mod tests {
         let text = settings(&"ada".into(), &Bridges::default(), &authorities).unwrap();
         assert_eq!(
             text,
-            "[owner]\nmailbox = \"ada\"\nssh_keys = []\n[mail]\nmessage_size_mib = 4\n[tor.test_network]\n\
+            "[owner]\nmailbox = \"ada\"\nssh_keys = []\n[tor.test_network]\n\
              dir_authorities = [\"auth1 orport=9001\",\"auth2 \\\"\"]\n"
         );
         let lines = ["obfs4 192.0.2.1:1 AB".to_owned()];

@@ -5,6 +5,7 @@
 
 mod delivery;
 mod inside;
+mod loopback;
 mod quiet;
 mod receive;
 mod restarts;
@@ -100,6 +101,7 @@ impl Scenario for Mail {
             phase(sandbox::checks()),
             Phase { enter: quiet::resume, checks: receive::checks() },
             phase(submit::checks()),
+            phase(loopback::checks()),
             phase(rules::checks()),
             phase(delivery::checks()),
             phase(web::checks()),

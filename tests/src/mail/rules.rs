@@ -9,7 +9,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("alias_and_list_deliver", &["R32"], alias_and_list),
         check("blocked_sender_refused", &["R34"], blocked_sender),
         check("domain_by_another_way", &["R37"], another_way),
-        check("queue_times_and_double_bounces", &["R30"], queue_times),
+        check("queue_times", &["R30"], queue_times),
         check("sasl_socket_is_postfixs_alone", &["R40"], sasl_socket),
         check("drops_are_counted_and_logged_within_limits", &["R8"], drops),
     ]

@@ -1,5 +1,7 @@
 //! Ports 465 and 993 of the client onion: what the owner's mail programs may do, and what a guest may not.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use clients::Reply;
 
 use super::{Person, State, expect, tried, unless};
@@ -18,6 +20,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("spoofed_from_header_denied", &["R28"], spoofed_from_header_denied),
         check("headers_no_ip_no_agent_no_zone", &["R31"], headers_tell_nothing),
         check("recipient_limit", &["R29"], recipient_limit),
+        check("chroot_effective", &["R25"], chroot_effective),
         check("sleeping_peer_is_deferred", &["R36", "R38"], sleeping_peer_is_deferred),
         check("imap_absurd_literals_refused", &["R29"], absurd_literals_refused),
         check("imap_names_must_be_utf7", &["R29"], names_must_be_utf7),
@@ -32,12 +35,9 @@ fn auth_needs_tls(state: &mut State) -> Verdict {
         let channel = site.door.connect("clear text", &site.client, port, deadline)?;
         let mut talk = clients::Talk::new(channel);
         talk.send(hello)?;
-        // TLS's own words (an alert) are no answer that a mail program could read.
-        if let Ok(line) = talk.line()
-            && line.chars().any(|c| c.is_ascii_alphanumeric())
-            && (line.contains("250") || line.contains("OK"))
-        {
-            findings.push(format!("port {port} speaks in clear: {line}"));
+        // TLS's own words (an alert, RFC 8446, 6) are no line.
+        if let Ok(line) = talk.line() {
+            findings.push(format!("port {port} speaks in clear: {line:?}"));
         }
     }
     none_of(&findings)
@@ -230,6 +230,60 @@ fn recipient_limit(state: &mut State) -> Verdict {
     expect(&smtp.command(&format!("RCPT TO:<bob+51@{mx}>"))?, 452, "")
 }
 
+/// Daemons of Postfix that a message from a user to a neighbour and to an onion passes, and that live for a while after.
+const PASSED: [&str; 6] = ["smtpd", "cleanup", "trivial-rewrite", "lmtp", "smtp", "pickup"];
+
+/// Each process of Postfix is where master.cf's column 5 says, while mail is on its way.
+fn chroot_effective(state: &mut State) -> Verdict {
+    let (ada, token) = (state.at("ada")?, state.token());
+    let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
+    let mut smtp = state.submission("ada writes near and far", Person::Ada)?;
+    let reply = smtp.mail(&ada, &[&ada, &format!("sleeper@{PEER}")], &letter)?;
+    if reply.code != 250 {
+        return fail(reply.to_string());
+    }
+    state.arrived(Person::Ada, "INBOX", &token)?;
+    // Nobody comes to a peer that does not exist: smtp waits for Tor meanwhile.
+    let script = "postconf -M; echo
+                  for process in /proc/[0-9]*; do
+                      case $(readlink $process/exe) in /usr/lib/postfix/sbin/*)
+                          echo \"$(cat $process/comm) $(readlink $process/root)\"
+                      esac
+                  done
+                  postsuper -d ALL 2>/dev/null";
+    let output = state.resident.appliance.read(script)?;
+    let Some((table, processes)) = output.split_once("\n\n") else { return fail(output) };
+    none_of(&outside(table, processes))
+}
+
+/// Processes (name and root) that are not where master.cf (`postconf -M`) has them, and those of [`PASSED`] that
+/// do not run.
+fn outside(table: &str, processes: &str) -> Vec<String> {
+    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in table.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (Some(chroot), Some(program)) = (words.get(4), words.get(7)) else { continue };
+        let root = if *chroot == "y" { "/var/spool/postfix" } else { "/" };
+        wanted.entry(program).or_default().insert(root);
+    }
+    let mut findings = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (name, root) in processes.lines().filter_map(|line| line.split_once(' ')) {
+        // The master itself is in no table.
+        let Some(roots) = wanted.get(name) else { continue };
+        seen.insert(name);
+        if !roots.contains(root) {
+            findings.push(format!("{name} has the root {root}, not {roots:?}"));
+        }
+    }
+    let missing = PASSED.iter().filter(|name| !seen.contains(**name));
+    findings.extend(missing.map(|name| format!("{name} does not run: {processes}")));
+    // A table that chroots nothing would be obeyed as well.
+    let free = PASSED.iter().filter(|name| wanted.get(**name) != Some(&["/var/spool/postfix"].into()));
+    findings.extend(free.map(|name| format!("master.cf does not chroot {name}")));
+    findings
+}
+
 /// A peer that does not answer: Tor finds no descriptor, and the message waits in the queue.
 fn sleeping_peer_is_deferred(state: &mut State) -> Verdict {
     let ada = state.at("ada")?;
@@ -280,4 +334,26 @@ fn names_must_be_utf7(state: &mut State) -> Verdict {
     }
     imap.demand("NOOP")?;
     PASS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_where_the_table_has_them() {
+        let line = |chroot: &str, program: &str| format!("x unix - - {chroot} - 0 {program} -o a=b\n");
+        let table: String =
+            PASSED.iter().map(|name| line("y", name)).collect::<String>() + &line("n", "qmgr");
+        let process = |name: &str, root: &str| format!("{name} {root}\n");
+        let jailed: String = PASSED.iter().map(|name| process(name, "/var/spool/postfix")).collect();
+        let all = format!("{jailed}{}{}", process("qmgr", "/"), process("master", "/"));
+        assert_eq!(outside(&table, &all), [""; 0]);
+        let free = all.replace("cleanup /var/spool/postfix", "cleanup /");
+        assert_eq!(outside(&table, &free), ["cleanup has the root /, not {\"/var/spool/postfix\"}"]);
+        let less = outside(&table, &all.replace("lmtp ", "xmtp "));
+        assert!(less.len() == 1 && less[0].starts_with("lmtp does not run: "), "{less:?}");
+        let loose = outside(&(table + &line("n", "smtp")), &all);
+        assert_eq!(loose, ["master.cf does not chroot smtp"]);
+    }
 }
