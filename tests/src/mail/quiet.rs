@@ -1,4 +1,5 @@
 //! What the firewall kept from leaving while nobody was made to try: no service asks for anything that it may not have.
+//! And what the journal says in that time.
 //!
 //! Other checks make every user try. So the time is measured in stretches without them: from the start to the first
 //! tries, and while mail is sent and read.
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::State;
 use crate::check::{Check, Verdict, check, fail, none_of};
+use crate::journal;
 
 /// Chains in which what leaves a program ends. Counters of `input` are about strangers.
 const CHAINS: [&str; 3] = ["output", "tor_out", "loopback"];
@@ -25,19 +27,29 @@ struct Reading {
 #[derive(Default)]
 pub(super) struct Quiet {
     start: Reading,
+    /// The journal's place at the start (`__CURSOR`); `None`: the start of the machine.
+    cursor: Option<String>,
     paused: bool,
     found: Vec<String>,
+    /// Warnings of the journal that are not acceptable.
+    warnings: Vec<String>,
 }
 
 pub(super) fn checks() -> Vec<Check<State>> {
-    vec![check("no_service_asks_for_names", &["R6", "R43"], no_service_asks_for_names)]
+    vec![
+        check("no_service_asks_for_names", &["R6", "R43"], no_service_asks_for_names),
+        check("journal_clean_in_use", &["R33"], journal_clean),
+    ]
 }
 
 /// The stretch ends: from now on, checks make users try.
 pub(super) fn pause(state: &mut State) -> anyhow::Result<()> {
     if !state.quiet.paused {
         let now = read(state)?;
+        let after = state.quiet.cursor.as_ref().map_or(String::new(), |at| format!(" --after-cursor '{at}'"));
+        let journal = state.resident.appliance.read(&format!("{}{after}", journal::WARNINGS))?;
         let quiet = &mut state.quiet;
+        quiet.warnings.extend(journal::unacceptable_in_lab(&journal)?);
         quiet.found.extend(between(&quiet.start, &now));
         quiet.paused = true;
     }
@@ -48,6 +60,9 @@ pub(super) fn pause(state: &mut State) -> anyhow::Result<()> {
 pub(super) fn resume(state: &mut State) -> anyhow::Result<()> {
     if state.quiet.paused {
         state.quiet.start = read(state)?;
+        let last = state.resident.appliance.read("journalctl -b -n 0 --show-cursor")?;
+        let cursor = last.lines().find_map(|line| line.strip_prefix("-- cursor: "));
+        state.quiet.cursor = Some(cursor.context("the journal says no place")?.to_owned());
         state.quiet.paused = false;
     }
     Ok(())
@@ -69,6 +84,17 @@ fn no_service_asks_for_names(state: &mut State) -> Verdict {
         return fail("a question of rspamd's user is dropped, and neither counted nor logged");
     }
     crate::check::PASS
+}
+
+/// From the start to the first tries, and while mail is sent and read, nothing warns but for a reason that is listed.
+fn journal_clean(state: &mut State) -> Verdict {
+    pause(state)?;
+    let failed = state.resident.appliance.read("systemctl list-units --failed --no-legend --plain")?;
+    let mut findings: Vec<_> = failed.lines().map(|line| format!("a unit failed: {line}")).collect();
+    let mut warnings = state.quiet.warnings.clone();
+    warnings.dedup();
+    findings.extend(warnings);
+    none_of(&findings)
 }
 
 fn read(state: &mut State) -> anyhow::Result<Reading> {
