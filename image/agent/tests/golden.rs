@@ -50,6 +50,8 @@ reachable_ports = [80, 443]
 dir_authorities = ["test000a orport=5000 no-v2 v3ident=14C131DFC5C6F93646BE72FA1401C02A8DF2E8B4 10.99.0.1:7000 9D2A A121 5A76 1B02 BCB9 B6CA 6B23 F1A0 0C0B 5B01"]
 [mail]
 imap = "webmail-only"
+[mail.transport]
+"6cx7sjpdtukjlquxhytwsbwzi5uoitgk5twn7z3ocu3foa7ipqbbxiad.onion" = "lbtgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztmn5ad.onion"
 "#;
 
 const SNOWFLAKE: &str = r#"

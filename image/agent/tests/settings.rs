@@ -4,6 +4,10 @@
 
 use agent::settings::{self, Imap, Problems, Settings, Transport};
 
+/// Two addresses that could be of onion services.
+const ONION: &str = "fa4ihb4fp3vmfksp4qhv5hurrjofv4cmfuwjh6f6qlgculvns274vdid.onion";
+const OTHER: &str = "lbtgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztmn5ad.onion";
+
 fn report(text: &str) -> String {
     let problems = settings::read(Settings::default(), text).unwrap_err();
     Problems { source: "cipolla.toml".into(), problems }.to_string()
@@ -37,6 +41,8 @@ servers = ["192.0.2.1"]
 message_size_mib = 50
 quota = "500M"
 imap = "webmail-only"
+[mail.transport]
+"fa4ihb4fp3vmfksp4qhv5hurrjofv4cmfuwjh6f6qlgculvns274vdid.onion" = "lbtgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztmn5ad.onion"
 "#;
     let settings = settings::read(Settings::default(), text).unwrap();
     assert_eq!(settings.owner.mailbox, "ada");
@@ -44,6 +50,8 @@ imap = "webmail-only"
     assert_eq!(settings.tor.reachable_ports, [80, 443]);
     assert_eq!(settings.mail.imap, Imap::WebmailOnly);
     assert!(settings.time.ntp);
+    let ways: Vec<_> = settings.mail.transport.iter().map(|(from, to)| format!("{from} {to}")).collect();
+    assert_eq!(ways, [format!("{ONION} {OTHER}")]);
 }
 
 #[test]
@@ -195,6 +203,36 @@ fn no_setting_takes_what_means_something_in_a_configuration_file() {
                 let problems = read(&wrong).expect_err(&format!("{key}: {wrong:?} was accepted"));
                 assert!(problems.iter().any(|problem| problem.message.starts_with(&format!("`{key}`"))));
             }
+        }
+    }
+}
+
+#[test]
+fn every_wrong_way_for_a_domain_is_named() {
+    let typo = OTHER.replace("lbt", "lbu");
+    insta::assert_snapshot!(report(&format!(
+        "[mail.transport]\n\"example.com\" = \"{OTHER}\"\n\"{ONION}\" = \"{typo}\"\n\
+         \"{}\" = \"[{OTHER}]:25\"\n\"{OTHER}\" = \"{OTHER}\"\nabc.onion = \"{OTHER}\"\n\
+         \"mail.{ONION}\" = 25\n\"{}\" = \"{ONION}\"\n",
+        ONION.to_uppercase(),
+        OTHER.to_uppercase(),
+    )));
+    insta::assert_snapshot!(report(&format!("[mail]\ntransport = \"{OTHER}\"\n")));
+}
+
+#[test]
+fn a_way_for_a_domain_is_an_address_and_nothing_else() {
+    let read = |from: &str, to: &str| {
+        let text = toml::to_string(&toml::Table::from_iter([(from.to_owned(), to.into())])).unwrap();
+        settings::read(Settings::default(), &format!("[mail.transport]\n{text}"))
+    };
+    let settings = read(&ONION.to_uppercase(), OTHER).unwrap();
+    let shown = toml::to_string_pretty(&settings).unwrap();
+    assert!(shown.contains(&format!("[mail.transport]\n\"{ONION}\" = \"{OTHER}\"\n")), "{shown}");
+    for special in ["\n", "\r", "\t", " ", "/", ";", "\"", "'", "{", "}", "$", "\\", "#", ":25", "[", "é"] {
+        for wrong in [format!("{ONION}{special}"), format!("{special}{ONION}")] {
+            assert!(read(&wrong, OTHER).is_err(), "{wrong:?} as a domain");
+            assert!(read(OTHER, &wrong).is_err(), "{wrong:?} as another onion");
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::paths;
 const ROLES: [&str; 8] =
     ["abuse", "hostmaster", "mailer-daemon", "noc", "postmaster", "root", "security", "webmaster"];
 
-/// Tables that only the owner fills: made empty, never overwritten.
-const OWNERS_TABLES: [&str; 2] = ["blocked", "transport"];
+/// The table that only the owner fills: made empty, never overwritten.
+const OWNERS_TABLE: &str = "blocked";
 
 /// A table of Postfix and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,14 +89,13 @@ pub fn outdated(fs: &dyn Fs, wanted: &[Table], compile: bool) -> Result<Vec<Tabl
             outdated.push(table.clone());
         }
     }
-    for name in OWNERS_TABLES {
-        let table = Table { name, text: String::new() };
-        let text = fs.read(&table.path())?;
-        if text.is_none() || uncompiled(&table)? {
-            let text = String::from_utf8(text.unwrap_or_default())
-                .with_context(|| format!("{name} is not UTF-8"))?;
-            outdated.push(Table { name, text });
-        }
+    let name = OWNERS_TABLE;
+    let table = Table { name, text: String::new() };
+    let text = fs.read(&table.path())?;
+    if text.is_none() || uncompiled(&table)? {
+        let text =
+            String::from_utf8(text.unwrap_or_default()).with_context(|| format!("{name} is not UTF-8"))?;
+        outdated.push(Table { name, text });
     }
     Ok(outdated)
 }

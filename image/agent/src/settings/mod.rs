@@ -42,6 +42,9 @@
 //! message_size_mib = 25
 //! quota = "2G"                     # per mailbox: number and M, G or T
 //! imap = "onion"                   # mail programs reach the client onion; or "webmail-only", the safest
+//!
+//! [mail.transport]                 # mail for the first onion goes to the second one
+//! "….onion" = "….onion"
 //! ```
 
 mod bridges;
@@ -52,8 +55,10 @@ mod reader;
 pub mod text;
 mod values;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use identity::onion::OnionAddress;
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -201,11 +206,13 @@ pub struct Mail {
     pub quota: String,
     /// Whether mail programs may connect.
     pub imap: Imap,
+    /// Mail domains whose mail goes to another onion than the one that they name.
+    pub transport: BTreeMap<OnionAddress, OnionAddress>,
 }
 
 impl Default for Mail {
     fn default() -> Self {
-        Self { message_size_mib: 25, quota: "2G".to_owned(), imap: Imap::Onion }
+        Self { message_size_mib: 25, quota: "2G".to_owned(), imap: Imap::Onion, transport: BTreeMap::new() }
     }
 }
 

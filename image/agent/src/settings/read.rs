@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use identity::mailbox::LocalPart;
+use identity::onion::{AddressError, OnionAddress};
 use identity::ssh::OwnerKey;
 use identity::vanity::VanityPrefix;
 use toml::de::{DeTable, DeValue};
@@ -217,5 +218,20 @@ fn mail(settings: &mut Settings, mut section: Reader<'_>) {
         _ => Err(format!("{text:?} is neither \"onion\" nor \"webmail-only\"")),
     });
     set(&mut mail.imap, imap);
+    let transport = section.section("transport");
+    set(
+        &mut mail.transport,
+        transport.entries(onion, |domain, text| {
+            let other = onion(text)?;
+            if onion(domain).is_ok_and(|domain| domain == other) {
+                return Err("its mail goes there anyway; name another onion".into());
+            }
+            Ok(other)
+        }),
+    );
     section.finish();
+}
+
+fn onion(text: &str) -> Result<OnionAddress, String> {
+    text.parse().map_err(|error: AddressError| error.to_string())
 }

@@ -4,6 +4,7 @@
 //! the others from being looked at.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -104,6 +105,39 @@ impl<'t> Reader<'t> {
             }
         }
         Some(converted)
+    }
+
+    /// All entries of a section whose keys are the owner's own words. Each key, and each text with its key, is
+    /// converted; every wrong one is reported, and so is a key that says the same as an earlier one.
+    pub(super) fn entries<K: Ord, T>(
+        self,
+        key: impl Fn(&str) -> Result<K, String>,
+        text: impl Fn(&str, &str) -> Result<T, String>,
+    ) -> Option<BTreeMap<K, T>> {
+        let table = self.table?;
+        let mut entries = BTreeMap::new();
+        // A table is in the order of its names; the first of two is that of the file.
+        let mut lines: Vec<_> = table.iter().collect();
+        lines.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in lines {
+            // `abc.onion = "…"` is a section `abc` to TOML.
+            if value.get_ref().is_table() {
+                let hint = "put the whole name before = into \"quotes\", as it has a dot";
+                self.problem(name.span(), format!("`{}`: {hint}", name.get_ref()));
+                continue;
+            }
+            let said = |message: String| format!("`{}`: {message}", name.get_ref());
+            let converted_key =
+                key(name.get_ref()).map_err(|message| self.problem(name.span(), said(message))).ok();
+            let converted = as_text(value.get_ref()).and_then(|value| text(name.get_ref(), value));
+            let converted = converted.map_err(|message| self.problem(value.span(), said(message))).ok();
+            if let Some(new) = converted_key
+                && entries.insert(new, converted).is_some()
+            {
+                self.problem(name.span(), said("the section has this already".to_owned()));
+            }
+        }
+        Some(entries.into_iter().filter_map(|(key, text)| Some((key, text?))).collect())
     }
 
     /// Reports a problem with a key of this section, at the key's value or, if it is absent, at its start.
