@@ -1,8 +1,8 @@
 //! Looking at the services from the outside, through Tor.
 //!
 //! For each service: is its descriptor in the network (`HSFETCH` and the events `HS_DESC`, control-spec)? That
-//! answers for services with client authorization, too, since the outer layer needs no key. The public one is also
-//! connected to, through Tor's own SOCKS socket, until its greeting is there.
+//! answers for services with client authorization, too, since the outer layer needs no key. Services without it are also
+//! connected to, through Tor's own SOCKS socket, until a server answers: at mx the mail server, at client the web server.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::plan::{Seen, Service};
+use crate::access_check;
 use crate::fs::Fs;
 use crate::onions::Onion;
 use crate::tor_control::{self, Conversation};
@@ -44,8 +45,11 @@ pub(super) fn everything(fs: &dyn Fs) -> Result<Seen> {
     for onion in Onion::ALL {
         let address = onion.address(fs)?.to_string();
         let mut service = descriptor(&address).unwrap_or_else(|error| Service::Unknown(format!("{error:#}")));
-        if onion == Onion::Mx && service == Service::Reachable {
-            service = greeting(&address)
+        // Key files that are wrong are for others to tell; then nobody is let in.
+        let open = access_check::clients(fs, onion).is_ok_and(|clients| clients.is_empty());
+        if let Some(server) = Server::behind(onion).filter(|_| open && service == Service::Reachable) {
+            service = server
+                .answers(&address)
                 .map_or_else(|error| Service::Unreachable(format!("{error:#}")), |()| Service::Reachable);
         }
         services.push((onion.name().to_owned(), service));
@@ -111,19 +115,53 @@ impl Answers {
     }
 }
 
-/// Connects to the public service through Tor and reads the mail server's greeting.
-fn greeting(address: &str) -> Result<()> {
-    let mut stream = UnixStream::connect(SOCKS).with_context(|| format!("connecting to {SOCKS}"))?;
-    stream.set_read_timeout(Some(CONNECT_PATIENCE))?;
-    stream.set_write_timeout(Some(CONNECT_PATIENCE))?;
-    socks(&mut stream, address, 25)?;
-    let mut greeting = [0; 4];
-    stream.read_exact(&mut greeting).context("the mail server does not greet")?;
-    if &greeting != b"220 " {
-        bail!("the mail server greets with {}", String::from_utf8_lossy(&greeting).trim());
+/// Who must answer behind a service.
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    /// Postfix, which speaks first (RFC 5321).
+    Mail,
+    /// nginx, which answers whoever has no password with 401 (RFC 9110).
+    Web,
+}
+
+impl Server {
+    /// The one to talk to. (SSH is never without client authorization.)
+    const fn behind(onion: Onion) -> Option<Self> {
+        match onion {
+            Onion::Mx => Some(Self::Mail),
+            Onion::Client => Some(Self::Web),
+            Onion::Admin => None,
+        }
     }
-    // A client that leaves without a word would be counted as a broken one.
-    stream.write_all(b"QUIT\r\n").context("leaving the mail server")
+
+    /// Connects to it through Tor and hears its first words.
+    fn answers(self, address: &str) -> Result<()> {
+        let mut stream = UnixStream::connect(SOCKS).with_context(|| format!("connecting to {SOCKS}"))?;
+        stream.set_read_timeout(Some(CONNECT_PATIENCE))?;
+        stream.set_write_timeout(Some(CONNECT_PATIENCE))?;
+        socks(&mut stream, address, if matches!(self, Self::Mail) { 25 } else { 80 })?;
+        self.talk(&mut stream, address)
+    }
+
+    fn talk(self, stream: &mut (impl Read + Write), address: &str) -> Result<()> {
+        let (name, question, wanted) = match self {
+            Self::Mail => ("mail server", String::new(), "220 "),
+            Self::Web => {
+                ("web server", format!("HEAD / HTTP/1.0\r\nHost: {address}\r\n\r\n"), "HTTP/1.1 401")
+            }
+        };
+        stream.write_all(question.as_bytes()).with_context(|| format!("asking the {name}"))?;
+        let mut words = vec![0; wanted.len()];
+        stream.read_exact(&mut words).with_context(|| format!("the {name} does not answer"))?;
+        if words != wanted.as_bytes() {
+            bail!("the {name} answers {}", String::from_utf8_lossy(&words).trim());
+        }
+        match self {
+            // A client that leaves without a word would be counted as a broken one.
+            Self::Mail => stream.write_all(b"QUIT\r\n").context("leaving the mail server"),
+            Self::Web => Ok(()),
+        }
+    }
 }
 
 /// Asks a SOCKS 5 server for a connection (RFC 1928, RFC 1929).
@@ -218,9 +256,28 @@ mod tests {
         }
     }
 
+    fn peer(answer: &[u8]) -> Peer {
+        Peer(io::Cursor::new(answer.to_vec()), Vec::new())
+    }
+
+    #[test]
+    fn servers_are_heard() {
+        let mut web = peer(b"HTTP/1.1 401 Unauthorized\r\n\r\n");
+        Server::Web.talk(&mut web, "a.onion").unwrap();
+        assert_eq!(web.1, b"HEAD / HTTP/1.0\r\nHost: a.onion\r\n\r\n");
+        let mut mail = peer(b"220 a.onion ESMTP\r\n");
+        Server::Mail.talk(&mut mail, "a.onion").unwrap();
+        assert_eq!(mail.1, b"QUIT\r\n");
+        let said = |server: Server, answer: &[u8]| {
+            format!("{:#}", server.talk(&mut peer(answer), "a.onion").unwrap_err())
+        };
+        assert!(said(Server::Web, b"").starts_with("the web server does not answer"));
+        assert_eq!(said(Server::Web, b"HTTP/1.1 502 Bad"), "the web server answers HTTP/1.1 502");
+        assert_eq!(said(Server::Mail, b"421 busy"), "the mail server answers 421");
+    }
+
     #[test]
     fn socks_is_spoken() {
-        let peer = |answer: &[u8]| Peer(io::Cursor::new(answer.to_vec()), Vec::new());
         let mut good = peer(b"\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00");
         socks(&mut good, "a.onion", 25).unwrap();
         assert_eq!(good.1, b"\x05\x01\x02\x01\x05watch\x01x\x05\x01\x00\x03\x07a.onion\x00\x19");

@@ -35,7 +35,7 @@ const HISTORY: usize = 40;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Service {
-    /// Its descriptor was found in the network and, if it is public, it answered.
+    /// Its descriptor was found in the network and, if anybody may connect, its server answered.
     Reachable,
     /// It was asked for in vain, for this reason.
     Unreachable(String),
