@@ -57,6 +57,8 @@ pub const CONSOLE: &str = "/run/cipolla/issue";
 pub const NOTICE: &str = "/run/cipolla/notice";
 /// What the watch over Tor remembers.
 pub const WATCH: &str = "/run/cipolla/watch.json";
+/// There as long as servers were not told of certificates that were made anew.
+pub const RENEWED: &str = "/run/cipolla/renewed";
 /// Defaults of this image.
 pub const DEFAULTS: &str = "/usr/lib/cipolla/defaults.toml";
 /// Templates, each under its target's path.

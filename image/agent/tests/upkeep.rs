@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use agent::boot;
 use agent::commands::watch::{self, plan::Seen};
-use agent::commands::{bans, digest, verify};
+use agent::commands::{bans, digest, renew, verify};
 use agent::fs::{Access, Fs as _};
 use agent::handover;
 use agent::machine::Machine;
@@ -229,4 +229,60 @@ fn a_notice_stands_on_the_console_as_long_as_it_is_true() {
     assert_eq!(programs.asked.borrow().len(), 1, "getty shows it once");
     handover::notice(&machine, None).unwrap();
     assert_eq!((notice(), programs.asked.borrow().len()), (None, 2));
+}
+
+/// A systemd that refuses everything.
+struct NoReload;
+
+impl Programs for NoReload {
+    fn has(&self, program: &str) -> bool {
+        program == "systemctl"
+    }
+
+    fn run(&self, _: &[&str]) -> Result<Ran> {
+        Ok(Ran { success: false, stdout: String::new(), stderr: "no".to_owned() })
+    }
+}
+
+/// A machine on the day with this number after that of [`started`].
+fn days_later<'m>(fs: &'m SimFs, programs: &'m Scripted, days: u64) -> Machine<'m> {
+    let mut machine = machine(fs, programs);
+    machine.now += Duration::from_secs(days * 24 * 3600);
+    machine
+}
+
+#[test]
+fn certificates_are_renewed_and_servers_told() {
+    let fs = started();
+    let servers = [
+        ("systemctl try-reload-or-restart postfix.service", ""),
+        ("systemctl try-reload-or-restart dovecot.service", ""),
+    ];
+    let programs = Scripted::new(&servers);
+    let before = fs.files();
+    assert_eq!(renew::run(&days_later(&fs, &programs, 1), &mut |_| {}).unwrap(), 0);
+    assert_eq!(fs.files(), before);
+    assert!(programs.asked.borrow().is_empty());
+    // Two certificates, and the files of each.
+    let mut said = Vec::new();
+    let later = days_later(&fs, &programs, 380);
+    assert_eq!(renew::run(&later, &mut |line| said.push(line.to_owned())).unwrap(), 4);
+    assert_eq!(said[0], "make the certificate for mx: the old one has expired: done");
+    assert_eq!(*programs.asked.borrow(), servers.map(|(asked, _)| asked));
+    let changed: Vec<_> =
+        fs.files().into_iter().filter(|(path, content)| before.get(path) != Some(content)).collect();
+    let names: Vec<_> = changed.iter().filter_map(|(path, _)| path.file_name()).collect();
+    assert_eq!(names, ["client.pem", "mx.pem", "client.crt", "client.key", "mx.crt", "mx.key"]);
+    assert_eq!(renew::run(&later, &mut |_| {}).unwrap(), 0);
+}
+
+#[test]
+fn servers_that_were_not_told_are_told_again() {
+    let fs = started();
+    let mut machine = machine(&fs, &NoReload);
+    machine.now += Duration::from_secs(380 * 24 * 3600);
+    for _ in 0..2 {
+        let error = renew::run(&machine, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("postfix.service could not be reloaded: no"), "{error}");
+    }
 }

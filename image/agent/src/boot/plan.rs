@@ -141,18 +141,12 @@ pub fn make(facts: &Facts) -> Result<Plan> {
         when(!facts.admin_client && !waiting(Credential::Admin), Action::Credential(Credential::Admin));
         when(!facts.admin_client, Action::AdminClient);
     }
-    let new_authority = facts.pairs.get(&Pair::Authority).is_some_and(Option::is_none);
-    for (pair, known) in &facts.pairs {
-        let issue = match known {
-            None => Some("there is none"),
-            Some(_) if *pair == Pair::Client && new_authority => Some("the authority is new"),
-            Some(known) => reason(known.state),
-        };
-        if let Some(why) = issue {
-            when(true, Action::Issue(*pair, why));
+    actions.extend(certificates(facts));
+    let mut when = |condition: bool, action: Action| {
+        if condition {
+            actions.push(action);
         }
-        when(issue.is_some() || known.is_some_and(|known| !known.derived), Action::Derive(*pair));
-    }
+    };
     if facts.roles.mail {
         when(!facts.mailbox && !waiting(Credential::Mailbox), Action::Credential(Credential::Mailbox));
         when(!facts.mailbox, Action::Mailbox);
@@ -164,6 +158,35 @@ pub fn make(facts: &Facts) -> Result<Plan> {
     }
     when(!facts.marker.as_ref().is_some_and(|marker| marker.covers(facts.roles)), Action::Marker);
     Ok(Plan { actions })
+}
+
+/// What a running appliance may do by itself: make those certificates of servers anew that are due.
+///
+/// # Errors
+/// When the identity was never complete, or a key of it is gone: that is for the next start, which the owner sees.
+pub fn renewal(facts: &Facts) -> Result<Plan> {
+    if !facts.marker.as_ref().is_some_and(|marker| marker.covers(facts.roles)) {
+        bail!("the identity is not complete; start the appliance again");
+    }
+    refuse_lost_keys(facts)?;
+    Ok(Plan { actions: certificates(facts) })
+}
+
+/// Certificates that have to be made, and the files that follow from them.
+fn certificates(facts: &Facts) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let new_authority = facts.pairs.get(&Pair::Authority).is_some_and(Option::is_none);
+    for (pair, known) in &facts.pairs {
+        let issue = match known {
+            None => Some("there is none"),
+            Some(_) if *pair == Pair::Client && new_authority => Some("the authority is new"),
+            Some(known) => reason(known.state),
+        };
+        actions.extend(issue.map(|why| Action::Issue(*pair, why)));
+        let derive = issue.is_some() || known.is_some_and(|known| !known.derived);
+        actions.extend(derive.then_some(Action::Derive(*pair)));
+    }
+    actions
 }
 
 /// Why a server's certificate has to be made; `None` if it is fine.
@@ -267,6 +290,22 @@ mod tests {
             plan.actions(),
             [Action::Issue(Pair::Client, "the old one expires soon"), Action::Derive(Pair::Client)]
         );
+    }
+
+    #[test]
+    fn a_running_appliance_renews_certificates_and_nothing_else() {
+        let mut facts = complete();
+        facts.pairs.insert(Pair::Mx, Some(PairFacts { state: Some(Renewal::NotYetValid), derived: true }));
+        facts.onions.entry(Onion::Mx).or_default().hostname = false;
+        let why = "the old one was made while the clock was ahead";
+        assert_eq!(
+            renewal(&facts).unwrap().actions(),
+            [Action::Issue(Pair::Mx, why), Action::Derive(Pair::Mx)]
+        );
+        assert_eq!(renewal(&complete()).unwrap(), Plan::default());
+        facts.pairs.insert(Pair::Authority, None);
+        assert!(renewal(&facts).unwrap_err().to_string().contains("Restore the files"));
+        assert!(renewal(&Facts { marker: None, ..complete() }).is_err());
     }
 
     #[test]

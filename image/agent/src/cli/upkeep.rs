@@ -9,7 +9,7 @@ use clap::Subcommand;
 
 use super::Cli;
 use super::run::{confirm, need_root, print};
-use crate::commands::{bans, digest, selftest, verify, watch};
+use crate::commands::{bans, digest, renew, selftest, verify, watch};
 use crate::machine::Machine;
 
 /// The exit status for "it works, and it found something", which is neither an error (1) nor bad usage (2).
@@ -91,6 +91,12 @@ pub(super) enum Upkeep {
         #[arg(long)]
         look: bool,
     },
+    /// Make those certificates anew that run out, and tell the servers. The keys of onions and authority stay.
+    ///
+    /// A timer runs this daily and whenever the clock is set; a start does the same. Devices notice nothing: they
+    /// trust the appliance's authority, which lasts.
+    #[command(after_help = "Example:\n  cipolla renew")]
+    Renew,
     /// Check on this machine what the project promises, as far as it can be checked from inside. Takes a minute.
     ///
     /// Listeners, firewall, keys, certificates, what the mail server says to strangers, and the system below. Nothing
@@ -169,6 +175,12 @@ pub(super) fn run(cli: &Cli, command: &Upkeep, machine: &Machine<'_>) -> Result<
             } else {
                 print(cli, &summary, &summary.text())?;
             }
+        }
+        Upkeep::Renew => {
+            need_root("renewing certificates")?;
+            let done = renew::run(machine, &mut |line| eprintln!("{line}"))?;
+            let said = if done == 0 { "no certificate is due" } else { "the servers have new certificates" };
+            print(cli, &done, said)?;
         }
         Upkeep::Selftest { filter } => {
             need_root("testing as other users")?;

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod failures;
 pub mod list;
 pub mod queue;
+pub mod renew;
 pub mod selftest;
 pub mod services;
 pub mod settings;

@@ -44,7 +44,10 @@ impl Digest {
             Some(Integrity::Unchanged | Integrity::NotYet) | None => {}
         }
         for certificate in self.certificates.iter().filter(|certificate| certificate.days_left.is_none()) {
-            needs.push(format!("the certificate of {} is due: restart the appliance", certificate.service));
+            needs.push(format!(
+                "the certificate of {} is due and was not renewed; see: journalctl -u cipolla-renew",
+                certificate.service
+            ));
         }
         needs
     }
@@ -198,6 +201,10 @@ mod tests {
         let text = digest.text();
         assert!(text.starts_with("! the data partition is nearly full"), "{text}");
         assert!(text.contains("! configuration or keys changed; see: cipolla verify\n"), "{text}");
+        assert!(
+            text.contains("! the certificate of mx is due and was not renewed; see: journalctl"),
+            "{text}"
+        );
         assert_eq!(digest.subject(), "Your mail server: 3 things need you");
     }
 }
