@@ -1,8 +1,11 @@
 //! One appliance in the lab, looked at from outside: what it sends, what it answers, who can reach it.
 
+mod lan_ssh;
+mod pow;
 mod snowflake;
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -11,6 +14,7 @@ use qemu::{Deadline, Probe};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::vantage::Vantage;
 use crate::world::{Resident, World};
 
 /// From the login prompt to a reachable onion service, and for one connection to it.
@@ -29,6 +33,10 @@ pub(crate) struct State {
     /// How many packets there were before the start without a firewall.
     before: usize,
     snowflake: Option<snowflake::Snowflake>,
+    /// The lab's tools, in its network.
+    tools: Vantage,
+    /// The scenario's folder.
+    folder: PathBuf,
 }
 
 impl Scenario for Outside {
@@ -45,7 +53,9 @@ impl Scenario for Outside {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "outside")?;
         let resident = world.appliance(ctx, probe, "outside/a", "ada")?;
-        Ok(State { resident, world, banner: None, before: 0, snowflake: None })
+        let tools = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
+        let folder = ctx.run_root.join("outside");
+        Ok(State { resident, world, banner: None, before: 0, snowflake: None, tools, folder })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -56,6 +66,7 @@ impl Scenario for Outside {
             }),
             gate("smtp_banner_through_tor", &["R2"], smtp_banner_through_tor),
             check("banner_no_os", &["R26"], banner_no_os),
+            check("proof_of_work_is_offered", &["R19"], pow::proof_of_work_is_offered),
             check("lan_scan_zero_open_tcp_udp_v4_v6", &["R1", "R2", "R50"], lan_scan),
             check("capture_holds_only_tor_and_dhcp", &["R1", "R4", "R5", "R6"], only_tor_and_dhcp),
             check("egress_denied_per_uid", &["R1", "R4", "R6"], egress_denied_per_uid),
@@ -65,13 +76,14 @@ impl Scenario for Outside {
         let controls = vec![
             check("the_scanner_sees_open_ports", &[], the_scanner_sees_open_ports),
             check("the_record_sees_leaks", &[], the_record_sees_leaks),
+            check("the_scanner_sees_this_machine", &[], the_scanner_sees_this_machine),
         ];
         let without_firewall = Phase {
             enter: without_firewall,
             checks: vec![check("no_interface_without_firewall", &["R1"], no_interface_without_firewall)],
         };
         let phase = |checks| Phase { enter: |_| Ok(()), checks };
-        vec![phase(checks), snowflake::phase(), phase(controls), without_firewall]
+        vec![phase(checks), snowflake::phase(), lan_ssh::phase(), phase(controls), without_firewall]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -126,18 +138,23 @@ fn banner_no_os(state: &mut State) -> Verdict {
 
 /// Every TCP port, and the UDP ports that something usually listens on, from another machine of the same LAN.
 fn lan_scan(state: &mut State) -> Verdict {
+    let found = scans(state, &["-p-", "--min-rate=3000"], &["--top-ports=200", "--min-rate=300"])?;
+    none_of(&found.concat())
+}
+
+/// Scans these ports of the machine: TCP and UDP over IPv4, then both over IPv6. What each scan found.
+fn scans(state: &State, tcp: &[&str], udp: &[&str]) -> anyhow::Result<Vec<Vec<String>>> {
     let v4 = state.resident.address().to_string();
     let v6 = format!("{}%br0", state.resident.link_local());
-    let tcp: &[&str] = &["-sS", "-p-", "--min-rate=3000", "--max-retries=1"];
-    let udp: &[&str] = &["-sU", "--top-ports=200", "--min-rate=300", "--max-retries=1"];
-    let mut findings = Vec::new();
+    let mut found = Vec::new();
     for (target, family) in [(v4.as_str(), None), (v6.as_str(), Some("-6"))] {
-        for scan in [tcp, udp] {
-            let arguments: Vec<_> = scan.iter().copied().chain(family).chain([target]).collect();
-            findings.extend(open(&nmap(state, &arguments)?));
+        for (kind, ports) in [("-sS", tcp), ("-sU", udp)] {
+            let arguments = [kind, "--max-retries=1"].into_iter().chain(ports.iter().copied());
+            let arguments: Vec<_> = arguments.chain(family).chain([target]).collect();
+            found.push(open(&nmap(state, &arguments)?));
         }
     }
-    none_of(&findings)
+    Ok(found)
 }
 
 /// Scans from the lab; the report is nmap's line format.
@@ -255,6 +272,38 @@ fn the_record_sees_leaks(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("without a firewall the record shows only {findings:?}"))
+}
+
+/// Two programs that listen for everybody, once the firewall is gone and the kernel speaks IPv6 on the wire.
+const LISTEN: &str = r#"nft flush ruleset
+for card in /sys/class/net/e*; do
+  card=${card##*/}
+  sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.$card.disable_ipv6=0
+  ip -6 address replace "$ADDRESS/64" dev $card nodad
+done
+cat >/run/listen.py <<'END'
+import socket
+tcp = socket.create_server(('', 7001), family=socket.AF_INET6, dualstack_ipv6=True)
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+udp.bind(('', 7002))
+while True:
+    _, peer = udp.recvfrom(9)
+    udp.sendto(b'x', peer)
+END
+setsid python3 /run/listen.py </dev/null >/run/listen.log 2>&1 &
+timeout 60 sh -c 'until ss -Hlun | grep -q :7002; do sleep 0.2; done' || { cat /run/listen.log >&2; false; }"#;
+
+/// The scans of [`lan_scan`] see this very machine: one open port of each protocol over each family.
+fn the_scanner_sees_this_machine(state: &mut State) -> Verdict {
+    let listen = format!("ADDRESS={}\n{LISTEN}", state.resident.link_local());
+    state.resident.appliance.read(&listen)?;
+    let found = scans(state, &["-p7001"], &["-p7002"])?;
+    let wanted = ["tcp port 7001 is open", "udp port 7002 is open"].map(|port| vec![port.to_owned()]);
+    if found == [wanted.clone(), wanted].concat() {
+        return PASS;
+    }
+    fail(format!("with the firewall away, one open port of each kind: {found:?}"))
 }
 
 /// The next start finds a firewall unit that fails.

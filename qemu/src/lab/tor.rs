@@ -249,6 +249,19 @@ impl TorClient {
         Ok(format!("{service}.onion"))
     }
 
+    /// From now on it also writes down what it does about onion services: domain `rend` in detail (tor(1), `Log`).
+    /// Returns the file, which grows.
+    ///
+    /// # Errors
+    /// When Tor refuses.
+    pub fn log_onions(&mut self, deadline: Deadline) -> Result<PathBuf> {
+        let file = self.daemon.dir.file("onions.log");
+        // This replaces the lines of torrc.
+        let detail = format!("[rend]debug file {}", file.display());
+        self.ask(&format!("SETCONF Log=\"notice stdout\" Log=\"{detail}\""), deadline)?;
+        Ok(file)
+    }
+
     /// The open streams: the number of the circuit that each one uses, and where it leads (`NAME:PORT`).
     ///
     /// # Errors

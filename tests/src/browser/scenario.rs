@@ -221,7 +221,7 @@ fn listed(state: &mut State) -> Verdict {
 }
 
 fn certificate(state: &mut State) -> Verdict {
-    let tls = TlsServer::start(&state.scanners, &state.spec.folder)?;
+    let tls = TlsServer::start(&state.scanners, &state.spec.folder, &[])?;
     let browser = state.browser.as_mut().context("the browser was closed")?;
     match browser.navigate(&format!("https://{}/", tls.address), soon()) {
         Ok(page) => fail(format!("the page was shown, with status {}", page.status)),

@@ -41,6 +41,8 @@ const SETTINGS: &[Wrong] = &[
     wrong("mail", "message_size_mib", "0", "this must be a whole number from 1 to 200"),
     wrong("mail", "quota", r#""lots""#, r#""lots" is not a size"#),
     wrong("mail", "imap", r#""pop3""#, r#""pop3" is neither "onion" nor "webmail-only""#),
+    // The name before the `=` is wrong as well, which is told apart.
+    wrong("mail.transport", "friends", r#""example.com""#, "an onion address ends in .onion"),
 ];
 
 impl Wrong {

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`nmap`] | open ports, TCP and UDP |
+//! | [`openssl`] | whether a TLS port agrees to one version |
 //! | [`ssh_audit`] | weak algorithms of an SSH server |
 //! | [`testssl`] | findings about a TLS port |
 //!
@@ -22,6 +23,7 @@ use qemu::{Deadline, command_line, dies_with_us};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 pub mod nmap;
+pub mod openssl;
 pub(crate) mod scenario;
 pub mod ssh_audit;
 pub mod testssl;

@@ -10,9 +10,9 @@ use anyhow::{Context as _, ensure};
 use qemu::{Deadline, Probe};
 
 use super::testssl::{Depth, Severity};
-use super::{Group, Vantage, nmap, ssh_audit, testssl, words};
+use super::{Group, Vantage, nmap, openssl, ssh_audit, testssl, words};
 use crate::Context;
-use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail};
+use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, none_of};
 
 /// A tool against loopback takes seconds; emulation plays no part.
 const TOOL: u64 = 120;
@@ -42,7 +42,7 @@ impl Scenario for Scanners {
         let folder = ctx.run_root.join("scanners");
         fs_err::create_dir_all(&folder)?;
         let vantage = Vantage { namespace: Vec::new(), tree: ctx.scanners.clone() };
-        let tls = TlsServer::start(&vantage, &folder)?;
+        let tls = TlsServer::start(&vantage, &folder, &[])?;
         Ok(State { vantage, folder, tls })
     }
 
@@ -50,6 +50,7 @@ impl Scenario for Scanners {
         let checks = vec![
             check("nmap_finds_the_one_open_port", &[], open_port),
             check("testssl_finds_the_untrusted_certificate", &[], untrusted),
+            check("openssl_agrees_to_old_versions", &[], old_versions),
             check("ssh_audit_finds_weak_key_exchange", &[], weak),
         ];
         vec![Phase { enter: |_| Ok(()), checks }]
@@ -88,6 +89,21 @@ fn untrusted(state: &mut State) -> Verdict {
     if found { PASS } else { fail(format!("testssl found {grave:?}")) }
 }
 
+/// The client that must be refused by an appliance is not one that refuses.
+fn old_versions(state: &mut State) -> Verdict {
+    let mut findings = Vec::new();
+    for version in ["-tls1", "-tls1_1"] {
+        let options = [&[version][..], &openssl::EVERY_CIPHER].concat();
+        let server = TlsServer::start(&state.vantage, &state.folder, &options)?;
+        let argv = openssl::argv(server.address, "localhost", version, None);
+        let said = state.vantage.output(&argv, Deadline::seconds(TOOL))?;
+        if !openssl::agreed(&said.stderr) {
+            findings.push(format!("{version}: {}", said.stderr.trim()));
+        }
+    }
+    none_of(&findings)
+}
+
 fn weak(state: &mut State) -> Verdict {
     let key = state.folder.join("ssh-host-key");
     if key.exists() {
@@ -118,8 +134,8 @@ pub(crate) struct TlsServer {
 }
 
 impl TlsServer {
-    /// Makes the certificate in `folder` and starts the server.
-    pub(crate) fn start(vantage: &Vantage, folder: &Path) -> anyhow::Result<Self> {
+    /// Makes the certificate in `folder` and starts the server, with these options on top (openssl-s_server(1)).
+    pub(crate) fn start(vantage: &Vantage, folder: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let (key, certificate) = (folder.join("tls-key.pem"), folder.join("tls-cert.pem"));
         let mut make = words(["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
         make.extend(words(["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=localhost", "-keyout"]));
@@ -128,6 +144,7 @@ impl TlsServer {
         ensure!(made.status.success(), "making a certificate: {}", made.stderr);
         let mut serve = words(["openssl", "s_server", "-accept", "127.0.0.1:0", "-www", "-cert"]);
         serve.extend([certificate.into(), "-key".into(), key.into()]);
+        serve.extend(words(options));
         let mut group = vantage.spawn(&serve, Stdio::null(), Stdio::piped(), Stdio::null())?;
         let line = first_line(&mut group, "ACCEPT ")?;
         let address = line.trim_start_matches("ACCEPT ").trim().parse();
