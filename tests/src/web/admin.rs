@@ -1,17 +1,20 @@
-//! SSH behind the admin service. Who sees the service at all is the subject of `attack`.
+//! SSH behind the admin service; who sees that at all is the subject of `attack`. And the client service as one that
+//! only devices with a key see.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use clients::Passage;
+use anyhow::{Context as _, anyhow};
+use clients::{Passage, Refused};
+use data_encoding::BASE32_NOPAD;
 use qemu::Deadline;
+use serde::Deserialize;
 
 use super::State;
 use super::forward::Forward;
 use crate::Context;
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
-use crate::site::{DIALOGUE, ONION};
+use crate::site::{Account, DIALOGUE, ONION};
 use crate::vantage::{Output, ssh_audit, words};
 
 /// The owner's private key, in the scenario's folder.
@@ -46,6 +49,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("ssh_login_with_the_settings_key", &["R3"], ssh_login),
         check("session_can_administer", &["R3", "R53"], session_can_administer),
         check("ssh_audit_clean", &["R3", "R53"], ssh_audit_clean),
+        check("client_service_can_be_closed", &["R2", "R3"], client_service_can_be_closed),
     ]
 }
 
@@ -141,4 +145,61 @@ fn ssh_audit_clean(state: &mut State) -> Verdict {
         findings.push(format!("the banner is {}", audit.banner));
     }
     none_of(&findings)
+}
+
+/// What `cipolla access add` says to programs.
+#[derive(Deserialize)]
+struct Grant {
+    /// In base32.
+    private_key: String,
+    closed_now: bool,
+}
+
+/// From the first device's key on, strangers do not see the service; the device does; and the appliance's own watch is
+/// not confused. With the last key gone, everybody sees it again.
+fn client_service_can_be_closed(state: &mut State) -> Verdict {
+    let (onion, soon) = (state.site()?.client.clone(), || Deadline::seconds(60));
+    let mut findings = Vec::new();
+    let grant = state.resident.appliance.read("cipolla --json access add laptop")?;
+    let grant: Grant = serde_json::from_str(&grant).context("reading what the owner is told")?;
+    if !grant.closed_now {
+        findings.push("the owner is not told that the service is closed now".to_owned());
+    }
+    let seen = without_key(state, &onion)?;
+    if seen != Some(Refused::NO_KEY) {
+        findings.push(format!("without a key: {seen:?}"));
+    }
+    let key = BASE32_NOPAD.decode(grant.private_key.trim().as_bytes()).context("decoding the key")?;
+    let key = <[u8; 32]>::try_from(key).map_err(|key| anyhow!("the key has {} bytes", key.len()))?;
+    state.world.client()?.authorize(&onion, &key, soon())?;
+    let site = state.site()?;
+    site.door.connect_when_up("laptop", &onion, 993, Deadline::seconds(ONION))?;
+    let account = Account { local: "ada", password: &site.password };
+    site.mailbox("laptop", account)?.demand("LOGOUT")?;
+    let look = state.resident.appliance.machine.run("cipolla watch --look", Deadline::seconds(ONION))?;
+    if !look.status.success() || look.stdout.matches("can be reached").count() != 3 {
+        findings.push(format!("the watch says {}{}", look.stdout, look.stderr));
+    }
+    state.resident.appliance.read("cipolla access revoke laptop")?;
+    state.world.client()?.new_identity(soon())?;
+    state.site()?.door.connect_when_up("anybody again", &onion, 993, Deadline::seconds(ONION))?;
+    none_of(&findings)
+}
+
+/// What a client without a key comes to, once the new descriptor is in the network; `None`: it is let in.
+fn without_key(state: &mut State, onion: &str) -> anyhow::Result<Option<Refused>> {
+    let deadline = Deadline::seconds(ONION);
+    loop {
+        // What it learnt before would still open the door, and so would the old descriptor.
+        state.world.client()?.new_identity(Deadline::seconds(60))?;
+        let seen = state.site()?.door.connect("nobody", onion, 993, deadline);
+        let seen = match seen {
+            Ok(_) => None,
+            Err(error) => Some(error.downcast::<Refused>()?),
+        };
+        if seen == Some(Refused::NO_KEY) || deadline.left().is_none() {
+            return Ok(seen);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }

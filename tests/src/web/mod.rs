@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`webmail`] | a real browser over Tor: logging in, reading, sending, settings; screenshots are kept |
 //! | [`tls`] | protocols, names and known faults of every port with TLS |
-//! | [`admin`] | who sees the admin service, and what it is like |
+//! | [`renewal`] | certificates that run out |
+//! | [`admin`] | who sees the admin service, and what it is like; who sees the client service once devices have keys |
 //! | [`audit`] | what an auditor with root's rights finds inside |
 //! | [`webonly`] | the setting that leaves the webmail as the only way to the mail |
 //!
@@ -13,6 +14,7 @@
 mod admin;
 mod audit;
 mod forward;
+mod renewal;
 mod tls;
 mod webmail;
 mod webonly;
@@ -99,6 +101,7 @@ impl Scenario for Web {
             without_browser,
             // Checks that wait more than they work.
             Phase { enter: audit::start, checks: admin::checks() },
+            phase(renewal::checks()),
             phase(tls::scans()),
             phase(audit::checks()),
             phase(webonly::checks()),

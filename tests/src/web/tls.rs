@@ -7,6 +7,7 @@ use super::State;
 use super::forward::Forward;
 use crate::check::{Check, Verdict, check, none_of};
 use crate::site::{DIALOGUE, PEER};
+use crate::vantage::openssl;
 use crate::vantage::testssl::{self, Depth, Severity};
 
 /// One full run: some hundred handshakes with an emulated machine, over six relays.
@@ -17,12 +18,12 @@ const TOGETHER: usize = 8;
 
 /// A port with TLS.
 #[derive(Clone, Copy)]
-struct Port {
-    number: u16,
-    starttls: Option<&'static str>,
+pub(super) struct Port {
+    pub(super) number: u16,
+    pub(super) starttls: Option<&'static str>,
 }
 
-const PORTS: [Port; 3] = [
+pub(super) const PORTS: [Port; 3] = [
     Port { number: 25, starttls: Some("smtp") },
     Port { number: 465, starttls: None },
     Port { number: 993, starttls: None },
@@ -60,32 +61,26 @@ pub(super) fn scans() -> Vec<Check<State>> {
 
 impl Port {
     /// The onion that it belongs to.
-    fn onion(self, state: &State) -> anyhow::Result<String> {
+    pub(super) fn onion(self, state: &State) -> anyhow::Result<String> {
         let site = state.site()?;
         Ok(if self.number == 25 { site.mx.clone() } else { site.client.clone() })
     }
 
-    fn forward(self, state: &State) -> anyhow::Result<Forward> {
+    pub(super) fn forward(self, state: &State) -> anyhow::Result<Forward> {
         Forward::open(state, &self.onion(state)?, self.number, TOGETHER)
     }
 }
 
-/// OpenSSL offers one version at a time, with every cipher that it still knows.
+/// One version is offered at a time. That this client would speak the old ones is shown in `scanners`.
 fn old_versions_refused(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     for port in PORTS {
         let (onion, forward) = (port.onion(state)?, port.forward(state)?);
         for (version, wanted) in [("-tls1", false), ("-tls1_1", false), ("-tls1_2", true), ("-tls1_3", true)]
         {
-            let connect = forward.address.to_string();
-            let mut argv = vec!["openssl", "s_client", "-connect", &connect, "-servername", &onion, version];
-            argv.extend(["-cipher", "ALL:@SECLEVEL=0", "-brief"]);
-            if let Some(protocol) = port.starttls {
-                argv.extend(["-starttls", protocol]);
-            }
-            let said = state.tool(&argv, DIALOGUE)?;
-            let agreed = said.stderr.contains("CONNECTION ESTABLISHED");
-            if agreed != wanted {
+            let argv = openssl::argv(forward.address, &onion, version, port.starttls);
+            let said = state.scanners.output(&argv, Deadline::seconds(DIALOGUE))?;
+            if openssl::agreed(&said.stderr) != wanted {
                 findings.push(format!("port {}, {version}: {}", port.number, said.stderr.trim()));
             }
         }
@@ -93,60 +88,50 @@ fn old_versions_refused(state: &mut State) -> Verdict {
     none_of(&findings)
 }
 
+/// Runs a tool that has to succeed and returns what it wrote.
+fn run(state: &State, argv: &[&str]) -> anyhow::Result<String> {
+    let ran = state.tool(argv, 60)?;
+    ensure!(ran.status.success(), "{}: {}", argv.join(" "), ran.stderr);
+    Ok(ran.stdout)
+}
+
+/// Puts the appliance's authority into the scenario's folder, `ca.crt` and `ca.key`, as a thief of the key would.
+pub(super) fn take_authority(state: &mut State) -> anyhow::Result<()> {
+    fs_err::write(state.folder.join("ca.crt"), &state.site()?.authority)?;
+    let key = state.resident.appliance.read("cat /var/lib/cipolla/private/ca.pem")?;
+    Ok(fs_err::write(state.folder.join("ca.key"), key)?)
+}
+
+/// Makes a key and a server's certificate for two days, `leaf.key` and `leaf.crt` in the scenario's folder; signed by
+/// the authority that [`take_authority`] put there, or by itself.
+pub(super) fn certify(state: &State, name: &str, by_authority: bool) -> anyhow::Result<()> {
+    let path = |name: &str| state.folder.join(name).display().to_string();
+    let alternative = format!("subjectAltName=critical,DNS:{name}");
+    let (key, certificate) = (path("leaf.key"), path("leaf.crt"));
+    let mut argv = vec!["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    argv.extend(["-nodes", "-days", "2", "-subj", "/", "-addext", &alternative]);
+    argv.extend(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &certificate]);
+    let authority = [path("ca.crt"), path("ca.key")];
+    if by_authority {
+        argv.extend(["-CA", &authority[0], "-CAkey", &authority[1]]);
+    }
+    run(state, &argv).map(drop)
+}
+
 /// What is made with the authority's key is good for the owner's onion and for nothing else, so that who imports the
 /// authority risks nothing.
 fn name_constrained(state: &mut State) -> Verdict {
-    let site = state.site()?;
-    let (client, authority) = (site.client.clone(), state.folder.join("ca.crt"));
-    fs_err::write(&authority, &site.authority)?;
-    let key = state.folder.join("ca.key");
-    fs_err::write(&key, state.resident.appliance.read("cat /var/lib/cipolla/private/ca.pem")?)?;
+    take_authority(state)?;
+    let client = state.site()?.client.clone();
     let path = |name: &str| state.folder.join(name).display().to_string();
-    let run = |argv: &[&str]| -> anyhow::Result<String> {
-        let ran = state.tool(argv, 60)?;
-        ensure!(ran.status.success(), "{}: {}", argv.join(" "), ran.stderr);
-        Ok(ran.stdout)
-    };
     let mut findings = Vec::new();
-    let shown = run(&[
-        "openssl",
-        "x509",
-        "-noout",
-        "-ext",
-        "nameConstraints,basicConstraints",
-        "-in",
-        &path("ca.crt"),
-    ])?;
+    let extensions = ["-ext", "nameConstraints,basicConstraints", "-in", &path("ca.crt")];
+    let shown = run(state, &[&["openssl", "x509", "-noout"], &extensions[..]].concat())?;
     if !shown.contains("X509v3 Name Constraints: critical") {
         findings.push(format!("the constraints are not critical: {shown}"));
     }
     for (name, good) in [(client.as_str(), true), ("example.com", false), (PEER, false), ("onion", false)] {
-        run(&[
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/",
-            "-addext",
-            &format!("subjectAltName=critical,DNS:{name}"),
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-CA",
-            &path("ca.crt"),
-            "-CAkey",
-            &path("ca.key"),
-            "-keyout",
-            &path("leaf.key"),
-            "-out",
-            &path("leaf.crt"),
-        ])?;
+        certify(state, name, true)?;
         let verified = state.tool(
             &["openssl", "verify", "-x509_strict", "-CAfile", &path("ca.crt"), &path("leaf.crt")],
             60,

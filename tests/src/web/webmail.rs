@@ -6,7 +6,7 @@ use qemu::Deadline;
 
 use super::State;
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
-use crate::site::{Account, PEER};
+use crate::site::{Account, DELIVERY, PEER};
 use crate::webmail::{Webmail, rest, soon};
 
 /// What ada's password becomes.
@@ -28,7 +28,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("password_change_in_the_webmail", &["R16", "R42"], |state: &mut State| {
             seen(state, password_change)
         }),
-        check("filter_saved_in_the_webmail", &["R16"], |state: &mut State| seen(state, filter_saved)),
+        check("filter_saved_in_the_webmail_acts", &["R16"], |state: &mut State| seen(state, filter_acts)),
         check("headers_on_every_document", &["R18"], headers),
         check("pages_complain_of_nothing", &["R16"], no_complaints),
         check("no_external_request", &["R16"], no_external_request),
@@ -208,7 +208,7 @@ fn password_change(state: &mut State) -> Verdict {
     if findings.is_empty() { PASS } else { fail(findings.join("\n")) }
 }
 
-fn filter_saved(state: &mut State) -> Verdict {
+fn filter_acts(state: &mut State) -> Verdict {
     state.log_in()?;
     let webmail = state.webmail()?;
     let browser = webmail.go("?_task=settings&_action=plugin.managesieve")?;
@@ -218,6 +218,9 @@ fn filter_saved(state: &mut State) -> Verdict {
     rest(browser)?;
     browser.type_into("#_name", "soup first", soon())?;
     browser.type_into("#rules .multi-input input, #rules textarea", "soup", soon())?;
+    // What follows from it is preset: to move the message. The list of folders is the page's own.
+    let chosen: String = browser.eval(CHOOSE_DRAFTS, soon())?;
+    ensure!(chosen == "Drafts", "the filter can move messages to {chosen}");
     browser.look_into(None);
     webmail.picture("9-filter.png")?;
     let browser = webmail.browser();
@@ -233,11 +236,27 @@ fn filter_saved(state: &mut State) -> Verdict {
     webmail.log_out()?;
     let script =
         state.resident.appliance.read("find /var/vmail/ada -name '*.sieve' -type f -exec cat {} +")?;
-    if script.contains("soup first") && script.contains("\"soup\"") {
-        return PASS;
+    if !script.contains("soup first") || !script.contains("\"soup\"") {
+        return fail(format!("the mailbox has the filters {script:?}"));
     }
-    fail(format!("the mailbox has the filters {script:?}"))
+    // The next message with that word goes where the filter says, and one without it does not.
+    stranger(state, "Petra", "Onion soup at noon", "x", None)?;
+    stranger(state, "Quentin", "Onion tart at noon", "x", None)?;
+    let site = state.site()?;
+    let ada = Account { local: "ada", password: &site.password };
+    site.arrived(ada, "Drafts", "soup", Deadline::seconds(DELIVERY))?;
+    site.arrived(ada, "INBOX", "tart", Deadline::seconds(DELIVERY))?;
+    PASS
 }
+
+/// Chooses the folder that a new filter moves messages to, or tells which there are.
+const CHOOSE_DRAFTS: &str = "(() => {
+    const page = document.querySelector('#filter-box').contentDocument;
+    const list = page.querySelector('select[name=\"_action_mailbox[0]\"]');
+    list.value = 'Drafts';
+    list.dispatchEvent(new Event('change', { bubbles: true }));
+    return list.value || [...list.options].map(one => one.value).join(', ');
+})()";
 
 /// Not only the first page: whatever the browser was given as a document.
 fn headers(state: &mut State) -> Verdict {
