@@ -11,6 +11,7 @@ mod receive;
 mod restarts;
 mod rules;
 mod sandbox;
+mod sink;
 mod submit;
 mod upkeep;
 mod web;

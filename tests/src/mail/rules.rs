@@ -1,14 +1,19 @@
-//! The owner's rules: aliases, lists, refused senders, another way for a domain; and what the queue promises.
+//! The owner's rules: aliases, lists, refused senders, another way for a domain, filters; and what the queue promises.
 
+use qemu::Deadline;
+
+use super::sink::Sink;
 use super::{Person, State, unless};
 use crate::check::{Check, Verdict, check, none_of};
-use crate::site::PEER;
+use crate::site::{ONION, PEER};
+use crate::world::Bridges;
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("alias_and_list_deliver", &["R32"], alias_and_list),
         check("blocked_sender_refused", &["R34"], blocked_sender),
         check("domain_by_another_way", &["R37"], another_way),
+        check("filters_forward_and_answer", &["R16", "R36"], filters_act),
         check("queue_times", &["R30"], queue_times),
         check("sasl_socket_is_postfixs_alone", &["R40"], sasl_socket),
         check("drops_are_counted_and_logged_within_limits", &["R8"], drops),
@@ -54,29 +59,89 @@ fn blocked_sender(state: &mut State) -> Verdict {
     none_of(&findings)
 }
 
-/// A line of the transport table decides, before the rule for all onions does.
+/// The owner's settings send the mail of one onion to another: there it arrives, for the address that was written to.
 fn another_way(state: &mut State) -> Verdict {
-    let (ada, to) = (state.at("ada")?, format!("elsewhere@{PEER}"));
-    let table = "/var/lib/cipolla/mail/transport";
-    state.resident.appliance.read(&format!(
-        "echo '{PEER} error:5.1.2 by another way' >>{table} && postmap lmdb:{table} && postfix reload 2>&1"
-    ))?;
-    let letter = state.letter(&[&format!("From: <{ada}>"), "Subject: elsewhere"], "x");
+    let socket = state.world.lab().run_dir().file("sink.sock");
+    let sink = Sink::open(&socket)?;
+    let other = state.world.client()?.publish(25, &socket, Deadline::seconds(ONION))?;
+    let plain = state.world.settings(&"ada".into(), &Bridges::default())?;
+    apply(state, &format!("{plain}[mail.transport]\n\"{PEER}\" = \"{other}\"\n"))?;
+    let (ada, to, token) = (state.at("ada")?, format!("elsewhere@{PEER}"), state.token());
+    let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
     let reply = state.submission("ada elsewhere", Person::Ada)?.mail(&ada, &[&to], &letter)?;
-    let script = format!(
-        "for n in $(seq 40); do journalctl -b -o cat --no-pager | grep -F 'to=<{to}>' | grep -q 'by another way' \
-         && echo found && break; sleep 0.5; done; : >{table}; postmap lmdb:{table}"
-    );
     let mut findings = Vec::new();
-    // Postfix may refuse at once, or after accepting.
-    if reply.agreed() {
-        let found = state.resident.appliance.read(&script)?;
-        if !found.contains("found") {
-            findings.push("the table was not asked".to_owned());
+    unless(&mut findings, "submission", &reply, 250, "");
+    if findings.is_empty() {
+        let taken = sink.wait(Deadline::seconds(ONION))?;
+        if taken.recipients != [format!("<{to}>")] || !taken.message.contains(&token) {
+            findings.push(format!("the other onion got {taken:?}"));
         }
-    } else {
-        unless(&mut findings, "submission", &reply, 550, "by another way");
-        state.resident.appliance.read(&format!(": >{table}; postmap lmdb:{table}"))?;
+    }
+    // Without the line, mail goes where it is addressed to: nobody is there.
+    apply(state, &plain)?;
+    let letter = state.letter(&[&format!("From: <{ada}>"), "Subject: there"], "x");
+    let reply = state.submission("ada there", Person::Ada)?.mail(&ada, &[&to], &letter)?;
+    unless(&mut findings, "submission afterwards", &reply, 250, "");
+    findings.extend(waits(state, &to, "")?);
+    state.resident.appliance.read("postsuper -d ALL 2>&1")?;
+    none_of(&findings)
+}
+
+/// Puts settings into effect.
+fn apply(state: &mut State, settings: &str) -> anyhow::Result<()> {
+    let script = format!("cat >/run/new.toml <<'END'\n{settings}END\ncipolla settings apply /run/new.toml");
+    state.resident.appliance.read(&script).map(drop)
+}
+
+/// Waits until a delivery to this address was put off and the message stays in the queue, from the sender that
+/// `from` begins. A finding otherwise.
+fn waits(state: &mut State, to: &str, from: &str) -> anyhow::Result<Option<String>> {
+    let script = format!(
+        "for n in $(seq 120); do postqueue -j | grep -F '\"address\": \"{to}\"' | grep delay_reason && exit; sleep 1; \
+         done; postqueue -j"
+    );
+    let queue = state.resident.appliance.read(&script)?;
+    let from = format!("\"sender\": \"{from}");
+    let good =
+        queue.lines().any(|line| line.contains(to) && line.contains("delay_reason") && line.contains(&from));
+    Ok((!good).then(|| format!("no message to {to} from {from:?} waits: {queue}")))
+}
+
+/// What an owner's filter may do to a message. Forwards and answers leave through the port that is the filters' own.
+const FILTER: &str = r#"require ["vacation", "copy"];
+if header :contains "subject" "soup" { redirect "ada@example.com"; }
+elsif header :contains "subject" "stew" { redirect "friend@PEER"; }
+elsif header :contains "subject" "tea" { vacation "gone to the kitchen"; }
+"#;
+
+/// A forward to the clear network is refused, and the message stays; one to an onion is sent; an answer is sent from
+/// nobody, so that it cannot be answered by another machine.
+fn filters_act(state: &mut State) -> Verdict {
+    let (ada, stranger) = (state.at("ada")?, format!("x@{PEER}"));
+    let filter = FILTER.replace("PEER", PEER);
+    let put = format!("doveadm sieve put -u {ada} -a kitchen <<'END'\n{filter}END\n");
+    state.resident.appliance.read(&put)?;
+    let mut findings = Vec::new();
+    let write = |state: &mut State, word: &str, findings: &mut Vec<String>| -> anyhow::Result<String> {
+        let token = state.token();
+        let reply = send(state, &stranger, &ada, &format!("{word} {token}"))?;
+        unless(findings, word, &reply, 250, "");
+        Ok(token)
+    };
+    let token = write(state, "soup", &mut findings)?;
+    state.arrived(Person::Ada, "INBOX", &token)?;
+    let token = write(state, "tea", &mut findings)?;
+    state.arrived(Person::Ada, "INBOX", &token)?;
+    findings.extend(waits(state, &stranger, "MAILER-DAEMON")?);
+    write(state, "stew", &mut findings)?;
+    findings.extend(waits(state, &format!("friend@{PEER}"), "")?);
+    let clean = format!(
+        "doveadm sieve deactivate -u {ada}; doveadm sieve delete -u {ada} kitchen; \
+         postqueue -j | grep -F example.com; postsuper -d ALL 2>/dev/null; true"
+    );
+    let clearnet = state.resident.appliance.read(&clean)?;
+    if !clearnet.is_empty() {
+        findings.push(format!("mail for the clear network is in the queue: {clearnet}"));
     }
     none_of(&findings)
 }

@@ -16,6 +16,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("selftest_passes", &["R50"], selftest),
         check("watch_reaches_itself_through_tor", &["R33"], watch),
+        check("watch_notices_a_dead_web_server", &["R33"], dead_web_server),
         check("digest_reaches_the_owner", &["R33", "R21"], digest),
         check("integrity_notices_a_change", &["R47"], integrity),
     ]
@@ -44,6 +45,19 @@ fn watch(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("{}{}", output.stdout, output.stderr))
+}
+
+/// The descriptor is there all the same: only who connects can know.
+fn dead_web_server(state: &mut State) -> Verdict {
+    let output = run(state, "systemctl stop nginx.service && cipolla watch --look", LOOK)?;
+    run(state, "systemctl start nginx.service", LOOK)?;
+    let mut lines = output.stdout.lines();
+    let told = lines.any(|line| line.contains("client") && !line.contains("can be reached"));
+    let others = output.stdout.matches("can be reached").count();
+    if output.status.0 == 3 && told && others == 2 {
+        return PASS;
+    }
+    fail(format!("{}: {}{}", output.status, output.stdout, output.stderr))
 }
 
 fn digest(state: &mut State) -> Verdict {

@@ -1,6 +1,8 @@
 //! The webmail's door, by plain HTTP through Tor: what is said before the password, and what is never said.
 
-use clients::Page;
+use std::io::{Read as _, Write as _};
+
+use clients::{Channel, Page};
 
 use super::State;
 use crate::check::{Check, Verdict, check, none_of};
@@ -50,11 +52,16 @@ pub(super) fn checks() -> Vec<Check<State>> {
     ]
 }
 
-fn get(state: &State, host: &str, path: &str, with_password: bool) -> anyhow::Result<Page> {
+/// A connection to the web server.
+fn connect(state: &State) -> anyhow::Result<Channel> {
     let site = state.site()?;
     let deadline = qemu::Deadline::seconds(crate::site::DIALOGUE);
-    let channel = site.door.connect("browser", &site.client, 80, deadline)?;
-    clients::get(channel, host, path, with_password.then_some(("ada", site.web.as_str())))
+    site.door.connect("browser", &site.client, 80, deadline)
+}
+
+fn get(state: &State, host: &str, path: &str, with_password: bool) -> anyhow::Result<Page> {
+    let login = with_password.then_some(("ada", state.site()?.web.as_str()));
+    clients::get(connect(state)?, host, path, login)
 }
 
 fn needs_basic_auth(state: &mut State) -> Verdict {
@@ -88,11 +95,20 @@ fn never_served(state: &mut State) -> Verdict {
     none_of(&findings)
 }
 
+/// Whoever asks for another name, or for none, is connected and hears not one byte.
 fn wrong_host(state: &mut State) -> Verdict {
+    let site = state.site()?;
+    let right = format!("Host: {}\r\n", site.client);
+    let wrong = ["Host: example.com\r\n".to_owned(), format!("Host: {}\r\n", site.mx)];
+    let wrong = wrong.into_iter().chain(["Host: 127.0.0.1\r\n".to_owned(), String::new()]);
     let mut findings = Vec::new();
-    for host in ["example.com".to_owned(), state.site()?.mx.clone(), "127.0.0.1".to_owned()] {
-        if let Ok(page) = get(state, &host, "/", true) {
-            findings.push(format!("{host} is answered with {}", page.status));
+    for (host, answered) in wrong.map(|host| (host, false)).chain([(right, true)]) {
+        let mut channel = connect(state)?;
+        channel.write_all(format!("GET / HTTP/1.0\r\n{host}\r\n").as_bytes())?;
+        let mut answer = Vec::new();
+        channel.read_to_end(&mut answer)?;
+        if answer.is_empty() == answered {
+            findings.push(format!("{host:?} is answered with {:?}", String::from_utf8_lossy(&answer)));
         }
     }
     none_of(&findings)
