@@ -33,8 +33,8 @@ pub(super) fn run(cli: &Cli) -> Result<ExitCode> {
                 .context("preparing this start")?;
             Ok(ExitCode::SUCCESS)
         }
-        // What was handed over there is taken back.
-        Command::Ack | Command::Webmail(_) => {
+        // What was handed over there is taken back, or looked at.
+        Command::Ack | Command::Webmail(_) | Command::Upkeep(upkeep::Upkeep::Selftest { .. }) => {
             let partition = MountedBootPartition::find(&cli.root);
             with_machine(cli, &partition, |machine| owner(cli, &cli.command, machine))
         }

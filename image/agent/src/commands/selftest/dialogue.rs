@@ -7,7 +7,7 @@ use super::{Ground, Outcome};
 use crate::onions::Onion;
 
 /// The circuit that the self-test pretends to be: the last number that there is, which Tor will not reach.
-const CIRCUIT: &str = "PROXY TCP6 fc00:dead:beef:4dad::ffff:ffff ::1 65535 25\r\n";
+pub(super) const CIRCUIT: &str = "PROXY TCP6 fc00:dead:beef:4dad::ffff:ffff ::1 65535 25\r\n";
 
 /// The answers of the mx service, one for each step of the dialogue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,14 +23,25 @@ pub(super) struct Smtp {
 
 /// Holds a dialogue with a port on loopback as Tor's user; the first part goes out behind the header.
 fn talk(ground: &Ground<'_, '_>, port: u16, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+    converse(ground, "debian-tor", port, CIRCUIT, parts)
+}
+
+/// Holds a dialogue with a port on loopback as a user; the first part goes out behind what comes ahead of all.
+pub(super) fn converse(
+    ground: &Ground<'_, '_>,
+    user: &str,
+    port: u16,
+    ahead: &str,
+    parts: &[&[u8]],
+) -> Result<Vec<Vec<u8>>> {
     let mut encoded: Vec<_> = parts.iter().map(|part| HEXLOWER.encode(part)).collect();
     if let Some(first) = encoded.first_mut() {
-        first.insert_str(0, &HEXLOWER.encode(CIRCUIT.as_bytes()));
+        first.insert_str(0, &HEXLOWER.encode(ahead.as_bytes()));
     }
     let address = format!("127.0.0.1:{port}");
     let arguments: Vec<_> =
         ["talk", &address].into_iter().chain(encoded.iter().map(String::as_str)).collect();
-    let answers = ground.probe("debian-tor", &arguments)?;
+    let answers = ground.probe(user, &arguments)?;
     let decode =
         |line: &str| HEXLOWER.decode(line.as_bytes()).context("the probe did not answer in hexadecimal");
     answers.lines().map(decode).collect()
@@ -90,7 +101,7 @@ fn smtp(ground: &Ground<'_, '_>, judge: fn(&Smtp) -> Vec<String>) -> Result<Outc
 }
 
 /// Wrong unless the answer begins like this.
-fn must_begin(what: &str, answer: &str, begin: &str) -> Vec<String> {
+pub(super) fn must_begin(what: &str, answer: &str, begin: &str) -> Vec<String> {
     if answer.starts_with(begin) {
         return Vec::new();
     }

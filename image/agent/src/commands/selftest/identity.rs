@@ -9,10 +9,11 @@ use zeroize::Zeroizing;
 use super::{Ground, Outcome};
 use crate::access_check;
 use crate::commands::digest::first_certificate;
+use crate::credentials::Credential;
 use crate::fs::{Fs, Kind};
 use crate::onions::Onion;
 use crate::paths;
-use crate::pem::Pair;
+use crate::pem::{KeyAndCertificate, Pair};
 
 pub(super) fn folders(ground: &Ground<'_, '_>) -> Result<Outcome> {
     let fs = ground.machine.fs;
@@ -107,6 +108,73 @@ fn certificate(ground: &Ground<'_, '_>, pair: Pair) -> Result<Vec<u8>> {
         .with_context(|| format!("{path} holds no certificate"))
 }
 
+/// The newest lines of the journal that are looked at: all of them, before the owner has taken the credentials.
+const LINES: &str = "--lines=100000";
+
+/// The credentials that the owner has not taken yet. Those that were taken are not known here any more.
+fn waiting(ground: &Ground<'_, '_>) -> Result<Vec<(Credential, Zeroizing<String>)>> {
+    let mut waiting = Vec::new();
+    for credential in Credential::ALL {
+        waiting.extend(credential.load(ground.machine.fs)?.map(|secret| (credential, secret)));
+    }
+    Ok(waiting)
+}
+
+/// Which credentials stand in a text of this name.
+fn told(waiting: &[(Credential, Zeroizing<String>)], name: &str, text: &str) -> Vec<String> {
+    let stands = waiting.iter().filter(|(_, secret)| text.contains(secret.trim()));
+    stands.map(|(credential, _)| format!("{credential} stands in {name}")).collect()
+}
+
+pub(super) fn journal(ground: &Ground<'_, '_>) -> Result<Outcome> {
+    let waiting = waiting(ground)?;
+    if waiting.is_empty() {
+        return Ok(Outcome::skipped("the credentials are not kept any more"));
+    }
+    let text = Zeroizing::new(ground.ask(&["journalctl", "-q", "--no-pager", "-o", "cat", LINES])?);
+    if text.lines().count() < 100 {
+        return Ok(Outcome::Unknown("the journal is next to empty".into()));
+    }
+    Ok(Outcome::of(told(&waiting, "the journal", &text)))
+}
+
+/// The boot partition can be read by whoever holds the disk. (The console shows the credentials until they are taken.)
+pub(super) fn welcome(ground: &Ground<'_, '_>) -> Result<Outcome> {
+    if !ground.machine.boot_partition.is_there() {
+        return Ok(Outcome::Unknown("the boot partition cannot be mounted".into()));
+    }
+    let waiting = waiting(ground)?;
+    let mut wrong = Vec::new();
+    for path in [paths::BOOT_WELCOME, paths::BOOT_SETTINGS, paths::BOOT_ERRORS] {
+        let Some(content) = ground.machine.fs.read(Utf8Path::new(path))?.map(Zeroizing::new) else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(&content);
+        wrong.extend(told(&waiting, path, &text));
+        if text.contains("PRIVATE KEY-----") {
+            wrong.push(format!("{path} holds a private key"));
+        }
+    }
+    if ground.machine.fs.entry(Utf8Path::new(paths::BOOT_WELCOME))?.is_none() {
+        wrong.push(format!("{} is missing", paths::BOOT_WELCOME));
+    }
+    Ok(Outcome::of(wrong))
+}
+
+/// The authority that owners import can vouch for the one name that their programs connect to.
+pub(super) fn authority(ground: &Ground<'_, '_>) -> Result<Outcome> {
+    let fs = ground.machine.fs;
+    let pair = KeyAndCertificate::load(fs, Pair::Authority)?
+        .with_context(|| format!("{} is missing or damaged", Pair::Authority.source()))?;
+    let client = Onion::Client.address(fs)?;
+    let permitted = pair.authority()?.permitted().to_vec();
+    if permitted == [client] {
+        return Ok(Outcome::Passed);
+    }
+    let names: Vec<_> = permitted.iter().map(ToString::to_string).collect();
+    Ok(Outcome::Failed(vec![format!("the authority can vouch for {}", names.join(", "))]))
+}
+
 pub(super) fn certificates(ground: &Ground<'_, '_>) -> Result<Outcome> {
     let mut wrong = Vec::new();
     for (pair, onion) in [(Pair::Mx, Onion::Mx), (Pair::Client, Onion::Client)] {
@@ -155,6 +223,14 @@ mod tests {
         ] {
             assert!(!public(secret), "{secret}");
         }
+    }
+
+    #[test]
+    fn a_credential_is_found_in_a_text() {
+        let waiting = [(Credential::Web, Zeroizing::new("three soft onions\n".to_owned()))];
+        assert_eq!(told(&waiting, "x", "nothing"), [""; 0]);
+        let wrong = told(&waiting, "x", "it is three soft onions.");
+        assert_eq!(wrong, ["the password in front of the webmail stands in x"]);
     }
 
     #[test]

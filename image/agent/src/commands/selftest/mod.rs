@@ -5,13 +5,14 @@
 //! one that does not apply (there is no webmail on this image) is skipped with its reason. What needs a second
 //! machine, a network or a browser is tested before a release, not here.
 //!
-//! Nothing is changed. Three dialogues are held with the own servers on loopback, as Tor would hold them, and every
+//! Nothing is changed. Dialogues are held with the own servers on loopback, as Tor would hold them, and every
 //! service's user is made to try what the firewall must forbid it; the attempts appear in the journal.
 
 mod dialogue;
 mod identity;
 mod network;
 pub mod probe;
+mod refusals;
 mod system;
 
 use std::cell::OnceCell;
@@ -106,7 +107,7 @@ const fn check(
 }
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 37] = [
+const CHECKS: [Check; 49] = [
     check("listeners_exact_set", "R2 R12 R39", network::listeners),
     check("nft_drops_by_default", "R1 R7", network::policies),
     check("egress_denied_per_uid", "R4 R6 R16", network::egress),
@@ -116,7 +117,10 @@ const CHECKS: [Check; 37] = [
     check("key_files_match_tor", "R49", identity::keys),
     check("client_authorization_is_closed", "R3", identity::authorization),
     check("no_secret_readable", "R22 R49", identity::secrets),
+    check("credentials_never_in_journal", "R42 R49", identity::journal),
+    check("welcome_has_no_secret", "R42 R49", identity::welcome),
     check("cert_san_is_onion", "R22", identity::certificates),
+    check("ca_is_name_constrained", "R22", identity::authority),
     check("certificates_are_valid", "R22", identity::validity),
     check("banner_no_os", "R26", dialogue::banner),
     check("helo_required", "R29", dialogue::helo),
@@ -125,6 +129,14 @@ const CHECKS: [Check; 37] = [
     check("starttls_offered", "R23", dialogue::starttls),
     check("mx_rejects_own_domain_unauthenticated", "R28", dialogue::own_domain),
     check("relay_onion_to_clearnet_denied", "R27 R36", dialogue::no_relay),
+    check("relay_percent_bang_source_route_denied", "R27", refusals::routes),
+    check("relay_from_loopback_denied", "R27", refusals::loopback),
+    check("unknown_recipient_refused", "R27", refusals::unknown),
+    check("clearnet_recipient_refused", "R36", refusals::clearnet),
+    check("malformed_onion_refused", "R36", refusals::malformed),
+    check("size_limit", "R29", refusals::size),
+    check("recipient_limit", "R29", refusals::recipient_limit),
+    check("forged_proxy_header_refused", "R2 R19", refusals::forged_header),
     check("tls10_tls11_refused", "R23", dialogue::old_tls),
     check("auth_needs_tls", "R23", dialogue::submission_needs_tls),
     check("index_php_needs_basic_auth", "R14 R18", dialogue::web_password),
@@ -135,6 +147,7 @@ const CHECKS: [Check; 37] = [
     check("root_is_read_only", "R47", system::root_read_only),
     check("etc_not_drifted", "R47", system::drift),
     check("setuid_set_is_known", "R53", system::setuid),
+    check("systemd_analyze_security_budget", "R53", system::exposure),
     check("sysctls", "R5 R53", system::sysctls),
     check("apparmor_enforced", "R53", system::apparmor),
     check("no_swap", "R53", system::swap),

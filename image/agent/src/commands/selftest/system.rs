@@ -245,6 +245,38 @@ fn not_enforced(labels: &[String]) -> Vec<String> {
     wrong
 }
 
+/// Services that strangers' bytes reach, and what watches them.
+const EXPOSED: [(&str, &str); 7] = [
+    ("tor", "tor@default.service"),
+    ("postfix", "postfix.service"),
+    ("doveadm", "dovecot.service"),
+    ("rspamd", "rspamd.service"),
+    ("nginx", "nginx.service"),
+    ("php-fpm8.4", "php8.4-fpm.service"),
+    ("fail2ban-client", "fail2ban.service"),
+];
+/// The exposure at which systemd-analyze(1) begins to say more than "OK", of 10.
+const BUDGET: f64 = 3.0;
+
+pub(super) fn exposure(ground: &Ground<'_, '_>) -> Result<Outcome> {
+    let mut wrong = Vec::new();
+    for (_, unit) in EXPOSED.iter().filter(|(program, _)| ground.machine.programs.has(program)) {
+        wrong.extend(exposed(unit, &ground.ask(&["systemd-analyze", "security", "--no-pager", unit])?));
+    }
+    Ok(Outcome::of(wrong))
+}
+
+/// What is wrong with a unit, by the last line of what systemd-analyze(1) says:
+/// `→ Overall exposure level for x.service: 2.8 OK`.
+fn exposed(unit: &str, said: &str) -> Option<String> {
+    let last = said.trim().lines().next_back().unwrap_or_default();
+    match last.split_whitespace().find_map(|word| word.parse::<f64>().ok()) {
+        Some(level) if level < BUDGET => None,
+        Some(level) => Some(format!("{unit} has an exposure of {level}")),
+        None => Some(format!("{unit} has no exposure: {last}")),
+    }
+}
+
 pub(super) fn swap(ground: &Ground<'_, '_>) -> Result<Outcome> {
     let swaps = text(ground.machine.fs, "/proc/swaps")?;
     Ok(Outcome::of(
@@ -353,6 +385,15 @@ mod tests {
         let found = settings("# why\nkernel.sysrq = 0\n; no\n\nkernel.core_pattern = |/bin/false\n");
         assert_eq!(found[0], ("kernel.sysrq".into(), "0".into()));
         assert_eq!(found[1], ("kernel.core_pattern".into(), "|/bin/false".into()));
+    }
+
+    #[test]
+    fn exposure_is_on_the_last_line() {
+        let said =
+            |level: &str| format!("  NAME  EXPOSURE\n\n→ Overall exposure level for x.service: {level} OK\n");
+        assert_eq!(exposed("x.service", &said("2.9")), None);
+        assert_eq!(exposed("x.service", &said("9.6")).unwrap(), "x.service has an exposure of 9.6");
+        assert!(exposed("x.service", "").is_some());
     }
 
     #[test]
