@@ -5,6 +5,7 @@
 
 mod delivery;
 mod inside;
+mod log;
 mod loopback;
 mod quiet;
 mod receive;
@@ -109,6 +110,7 @@ impl Scenario for Mail {
             phase(quiet::checks()),
             phase(upkeep::checks()),
             phase(restarts::checks()),
+            phase(log::checks()),
         ]
     }
 
