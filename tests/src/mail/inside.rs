@@ -6,12 +6,13 @@ use super::State;
 use crate::check::{Check, Verdict, check, fail, none_of};
 
 /// Everything that listens, and nothing else does: `protocol address:port`.
-const LISTENERS: [&str; 12] = [
+const LISTENERS: [&str; 13] = [
     "tcp 127.0.0.1:22",
     "tcp 127.0.0.1:9040",
     "tcp 127.0.0.1:10025",
     "tcp 127.0.0.1:10080",
     "tcp 127.0.0.1:10143",
+    "tcp 127.0.0.1:10145",
     "tcp 127.0.0.1:10465",
     "tcp 127.0.0.1:10587",
     "tcp 127.0.0.1:10588",
@@ -23,7 +24,7 @@ const LISTENERS: [&str; 12] = [
 ];
 
 /// Who may connect to which port of the machine itself. Every other pair must fail.
-const ALLOWED: [(&str, u16); 9] = [
+const ALLOWED: [(&str, u16); 10] = [
     ("debian-tor", 22),
     ("debian-tor", 10025),
     ("debian-tor", 10080),
@@ -33,6 +34,7 @@ const ALLOWED: [(&str, u16); 9] = [
     ("roundcube", 10587),
     ("roundcube", 14190),
     ("vmail", 10588),
+    ("dovecot", 10145),
 ];
 
 /// Users of the machine who run something, or could.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::machine::Machine;
-use crate::serve::{circuit, password, policy};
+use crate::serve::{circuit, password, policy, tarpit};
 
 /// How long Tor has to close a circuit, from beginning to end.
 const CIRCUIT_TIME: Duration = Duration::from_secs(10);
@@ -45,6 +45,13 @@ pub(super) enum Serve {
     #[command(after_help = "Example:\n  \
         printf 'user ada\\npass OLD\\nnewpass NEW\\nquit\\n' | cipolla password-server")]
     PasswordServer,
+    /// Hold back the answers to wrong passwords, per account. systemd runs it on a socket; Dovecot asks.
+    ///
+    /// The first wrong password of an account costs nothing here, the next 2 seconds, then 4, 8 and so on up to 60;
+    /// ten minutes without one take a step back. Right passwords never come here. It knows nothing after a restart.
+    #[command(after_help = "Example:\n  \
+        systemctl restart cipolla-tarpit    (forgives everybody; `cipolla tarpit` wants a socket of systemd's)")]
+    Tarpit,
 }
 
 /// Runs what needs no files of the appliance; hands the machine to what does.
@@ -62,6 +69,7 @@ pub(super) fn run(
             end_after(PASSWORD_TIME, "the webmail took longer than a minute");
             with_machine(&|machine| password::run(machine))?;
         }
+        Serve::Tarpit => tarpit::run()?,
     }
     Ok(ExitCode::SUCCESS)
 }

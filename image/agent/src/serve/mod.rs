@@ -1,11 +1,12 @@
-//! What other programs ask of the agent: Postfix ([`policy`]), fail2ban ([`circuit`]) and, through a socket of
-//! systemd's, the webmail ([`password`]).
+//! What other programs ask of the agent: Postfix ([`policy`]), fail2ban ([`circuit`]) and, through sockets of
+//! systemd's, the webmail ([`password`]) and Dovecot ([`tarpit`]).
 //!
 //! Each protocol is a function over a reader and a writer. Limits of time are the command line's business.
 
 pub mod circuit;
 pub mod password;
 pub mod policy;
+pub mod tarpit;
 
 use std::io::{self, BufRead, ErrorKind, Read as _};
 

@@ -10,10 +10,11 @@ use super::{Ground, Outcome};
 use crate::settings::{Transport, load};
 
 /// Listeners of every mail appliance, as protocol and address.
-const ALWAYS: [&str; 10] = [
+const ALWAYS: [&str; 11] = [
     "tcp 127.0.0.1:9040",
     "tcp 127.0.0.1:10025",
     "tcp 127.0.0.1:10143",
+    "tcp 127.0.0.1:10145",
     "tcp 127.0.0.1:10465",
     "tcp 127.0.0.1:10587",
     "tcp 127.0.0.1:10588",
@@ -27,12 +28,13 @@ const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 /// DHCP's client listens where it asks; nothing else on the network is let in.
 const DHCP: &str = ":68";
 /// Ports of services on loopback.
-const PORTS: [u16; 10] = [22, 9040, 10025, 10080, 10143, 10465, 10587, 10588, 10993, 14190];
+const PORTS: [u16; 11] = [22, 9040, 10025, 10080, 10143, 10145, 10465, 10587, 10588, 10993, 14190];
 /// Who may connect to which of them, by the table in nftables.conf. Everybody else may connect to none.
-const MAY: [(&str, &[u16]); 4] = [
+const MAY: [(&str, &[u16]); 5] = [
     ("debian-tor", &[22, 10025, 10080, 10465, 10993]),
     ("roundcube", &[10143, 10587, 14190]),
     ("vmail", &[10588]),
+    ("dovecot", &[10145]),
     ("postfix", &[]),
 ];
 /// Users of programs that strangers' bytes reach, and root.
