@@ -13,6 +13,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::str;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,13 +24,16 @@ use super::line;
 
 /// The longest line, in bytes. (Dovecot takes logins of half of it.)
 const MAX_LINE: usize = 16 * 1024;
-/// How long Dovecot has to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long Dovecot has to say what it wants. It connects first, and may have many passwords to hash then.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest wait. Dovecot gives up after 90 seconds (`imapc_connection_timeout_interval`).
 const LONGEST: Duration = Duration::from_secs(60);
 /// The longest wait where others stand in line: Postfix gives up on Dovecot after 10 seconds (`AUTH_TIMEOUT` in its
 /// sources), of which Dovecot's own delay takes three, and the webmail has six processes for everybody.
 const LONGEST_IN_LINE: Duration = Duration::from_secs(4);
+/// So many wait at a time. Who guesses and hangs up leaves a place of Dovecot's taken until the answer, and of those it
+/// has 120 (`client_limit`), which the owner needs, too. In a flood that is greater, nobody waits longer for it.
+const WAITING: usize = 40;
 /// One wrong password is forgotten after this time without another.
 const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 /// So many wrong passwords make the longest wait. More are not counted, or it would take a day to forget them.
@@ -90,6 +94,20 @@ pub fn wait(before: u32, way: Way) -> Duration {
 /// Wrong passwords of late.
 #[derive(Debug, Default)]
 pub struct Memory(HashMap<String, Wrong>);
+
+/// Places for those who wait.
+#[derive(Debug, Default)]
+struct Places(AtomicUsize);
+
+impl Places {
+    /// Runs `wait` if there is a place.
+    fn take(&self, wait: impl FnOnce()) {
+        if self.0.fetch_add(1, Ordering::Relaxed) < WAITING {
+            wait();
+        }
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Wrong {
@@ -164,13 +182,13 @@ fn converse(
 pub fn run() -> Result<()> {
     let socket = io::stdin().as_fd().try_clone_to_owned().context("taking the socket from systemd")?;
     let listener = TcpListener::from(socket);
-    let memory = Arc::new(Mutex::new(Memory::default()));
+    let state = Arc::new((Mutex::new(Memory::default()), Places::default()));
     let began = Instant::now();
     loop {
         let (stream, _) = listener.accept().context("accepting a connection at standard input")?;
-        let memory = Arc::clone(&memory);
+        let state = Arc::clone(&state);
         let answer = move || {
-            if let Err(error) = answer(&stream, &memory, began) {
+            if let Err(error) = answer(&stream, &state, began) {
                 eprintln!("cipolla: answering Dovecot: {error}");
             }
         };
@@ -181,12 +199,16 @@ pub fn run() -> Result<()> {
     }
 }
 
-fn answer(mut stream: &TcpStream, memory: &Mutex<Memory>, began: Instant) -> io::Result<()> {
+fn answer(
+    mut stream: &TcpStream,
+    (memory, places): &(Mutex<Memory>, Places),
+    began: Instant,
+) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     converse(&mut BufReader::new(stream), &mut stream, |login| {
         let before =
             memory.lock().unwrap_or_else(PoisonError::into_inner).note(login.account, began.elapsed());
-        thread::sleep(wait(before, login.way));
+        places.take(|| thread::sleep(wait(before, login.way)));
     })
 }
 
@@ -266,6 +288,20 @@ mod tests {
         memory.note(&long, MINUTE);
         assert_eq!(memory.note(&long, MINUTE), 1);
         assert!(memory.0.keys().all(|name| name.len() <= NAME));
+    }
+
+    #[test]
+    fn a_flood_leaves_places() {
+        fn crowd(places: &Places, size: usize) -> usize {
+            let mut waiting = 0;
+            if size > 0 {
+                places.take(|| waiting = 1 + crowd(places, size - 1));
+            }
+            waiting
+        }
+        let places = Places::default();
+        assert_eq!(crowd(&places, WAITING * 2), WAITING);
+        assert_eq!(crowd(&places, WAITING - 1), WAITING - 1, "who has waited makes room");
     }
 
     fn said(input: &[u8]) -> (String, Option<String>) {
