@@ -31,18 +31,41 @@ impl Page {
 ///
 /// # Errors
 /// The connection is gone early, or what comes is no HTTP.
-pub fn get(
-    mut channel: Channel,
+pub fn get(channel: Channel, host: &str, path: &str, login: Option<(&str, &str)>) -> anyhow::Result<Page> {
+    ask(channel, host, path, &(head("GET", host, path, login) + "\r\n"))
+}
+
+/// As [`get`], but sends a form (`application/x-www-form-urlencoded`, encoded already) and a cookie.
+///
+/// # Errors
+/// As [`get`].
+pub fn post(
+    channel: Channel,
     host: &str,
     path: &str,
     login: Option<(&str, &str)>,
+    cookie: &str,
+    form: &str,
 ) -> anyhow::Result<Page> {
-    let mut request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n");
+    let head = head("POST", host, path, login);
+    let kind = "application/x-www-form-urlencoded";
+    let length = form.len();
+    let rest = format!("Cookie: {cookie}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n");
+    ask(channel, host, path, &(head + &rest + "\r\n" + form))
+}
+
+/// The first lines of a request, without the empty one.
+fn head(method: &str, host: &str, path: &str, login: Option<(&str, &str)>) -> String {
+    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
     if let Some((user, password)) = login {
         let secret = BASE64.encode(format!("{user}:{password}").as_bytes());
         request = request + "Authorization: Basic " + &secret + "\r\n";
     }
-    channel.write_all((request + "\r\n").as_bytes()).with_context(|| format!("asking {host} for {path}"))?;
+    request
+}
+
+fn ask(mut channel: Channel, host: &str, path: &str, request: &str) -> anyhow::Result<Page> {
+    channel.write_all(request.as_bytes()).with_context(|| format!("asking {host} for {path}"))?;
     let mut answer = Vec::new();
     channel.read_to_end(&mut answer).with_context(|| format!("reading {path} from {host}"))?;
     page(&answer)

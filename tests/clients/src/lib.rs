@@ -21,7 +21,7 @@ mod talk;
 mod tls;
 
 pub use channel::{Channel, Wire};
-pub use http::{Page, get};
+pub use http::{Page, get, post};
 pub use imap::{Answer, Imap};
 pub use smtp::{Reply, Smtp};
 pub use socks::{Door, Refused};

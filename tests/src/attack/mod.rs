@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`guesses`] | wrong passwords: the owner is never shut out, and hears of it |
 //! | [`circuits`] | what one circuit may do, and what becomes of those who do more |
 //! | [`access`] | who sees a service at all |
 //!
@@ -9,11 +10,13 @@
 
 mod access;
 mod circuits;
+mod guesses;
 
 use std::borrow::Cow;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use qemu::{Deadline, Probe};
+use serde::Deserialize;
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, gate, none_of};
@@ -61,6 +64,7 @@ impl Scenario for Attack {
         let phase = |checks| Phase { enter: |_| Ok(()), checks };
         vec![
             phase(up),
+            phase(guesses::checks()),
             phase(circuits::checks()),
             phase(access::checks()),
             phase(vec![check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture)]),
@@ -94,7 +98,28 @@ fn capture(state: &mut State) -> Verdict {
     none_of(&findings)
 }
 
+/// Jail and address of everybody whom fail2ban holds, in the answer of `cipolla bans --json`.
+fn held(answer: &str) -> anyhow::Result<Vec<(String, String)>> {
+    #[derive(Deserialize)]
+    struct Bans {
+        held: Vec<Ban>,
+    }
+    #[derive(Deserialize)]
+    struct Ban {
+        jail: String,
+        address: String,
+    }
+    let bans: Bans = serde_json::from_str(answer).with_context(|| format!("reading the bans {answer}"))?;
+    Ok(bans.held.into_iter().map(|ban| (ban.jail, ban.address)).collect())
+}
+
 impl State {
+    /// What came before is forgotten: nobody is banned, and no account has wrong passwords behind it.
+    fn forgive(&mut self) -> anyhow::Result<()> {
+        self.resident.appliance.read("cipolla unban --all && systemctl stop cipolla-tarpit.service")?;
+        Ok(())
+    }
+
     fn site(&self) -> anyhow::Result<&Site> {
         self.site.as_ref().ok_or_else(|| anyhow!("the services were never reached"))
     }
