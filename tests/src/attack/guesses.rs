@@ -1,4 +1,7 @@
-//! Wrong passwords: nothing that a guesser does keeps the owner out, and the owner hears of it.
+//! Wrong passwords: they get slower, account by account; nothing that a guesser does keeps the owner out; and the
+//! owner hears of it.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clients::Page;
@@ -10,9 +13,64 @@ use crate::site::{DELIVERY, DIALOGUE, Site};
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
+        check("wrong_passwords_get_slower", &["R19"], wrong_passwords_get_slower),
         check("webmail_locks_nobody_out", &["R19"], webmail_locks_nobody_out),
         check("attack_is_told_at_once", &["R21"], attack_is_told_at_once),
     ]
+}
+
+/// The time that a login at 993 takes, and whether it is let in.
+fn imap_login(site: &Site, circuit: &str, password: &str) -> anyhow::Result<(Duration, bool)> {
+    let (mut imap, _) = site.imap(circuit)?;
+    let started = Instant::now();
+    let answer = imap.login(&site.at("ada"), password)?;
+    Ok((started.elapsed(), answer.agreed()))
+}
+
+/// Each wrong password comes on a circuit of its own, so nothing is counted but the account.
+fn wrong_passwords_get_slower(state: &mut State) -> Verdict {
+    state.forgive()?;
+    let State { resident, site: Some(site), .. } = state else { bail!("the services were never reached") };
+    let mut findings = Vec::new();
+    let (first, _) = imap_login(site, "first guess", "guess 1")?;
+    // These are counted when they arrive; their answers, after 2, 4 and 8 seconds, are not waited for.
+    let mut waiting = Vec::new();
+    for number in 2..5 {
+        let (mut imap, _) = site.imap(&format!("guess {number}"))?;
+        imap.talk().send(&format!("g LOGIN {} guess{number}", site.at("ada")))?;
+        waiting.push(imap);
+    }
+    let (fifth, let_in) = imap_login(site, "fifth guess", "guess 5")?;
+    // 16 seconds are due.
+    if let_in || fifth < first + Duration::from_secs(12) || fifth > Duration::from_secs(60) {
+        findings.push(format!("the first wrong password took {first:.1?}, the fifth {fifth:.1?}"));
+    }
+    // Postfix asks Dovecot, and has no patience for long waits.
+    let mut smtp = site.client("guess at submission")?;
+    let started = Instant::now();
+    let reply = smtp.auth_plain(&site.at("ada"), "guess 6")?;
+    let submission = started.elapsed();
+    if reply.code != 535 || submission < Duration::from_secs(5) {
+        findings.push(format!("at submission the sixth took {submission:.1?}: {reply}"));
+    }
+    let (right, let_in) = imap_login(site, "owner", &site.password)?;
+    if !let_in || right > Duration::from_secs(2) {
+        findings.push(format!("the right one took {right:.1?}, let in: {let_in}"));
+    }
+    let started = Instant::now();
+    let reply = site.client("owner writes")?.auth_plain(&site.at("ada"), &site.password)?;
+    if reply.code != 235 {
+        findings.push(format!("the right one at submission took {:.1?}: {reply}", started.elapsed()));
+    }
+    // Without what slows them, wrong passwords are wrong and right ones right.
+    resident.appliance.read("systemctl stop cipolla-tarpit.socket cipolla-tarpit.service")?;
+    let (_, guessed) = imap_login(site, "guess at nobody's watch", "guess 7")?;
+    let (_, let_in) = imap_login(site, "owner at nobody's watch", &site.password)?;
+    if guessed || !let_in {
+        findings.push(format!("with the tarpit away: guess let in: {guessed}, owner let in: {let_in}"));
+    }
+    resident.appliance.read("systemctl start cipolla-tarpit.socket")?;
+    none_of(&findings)
 }
 
 /// A page of the webmail, on the circuit that is at its door.

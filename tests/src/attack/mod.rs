@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`guesses`] | wrong passwords: the owner is never shut out, and hears of it |
+//! | [`guesses`] | wrong passwords: they get slower, the owner is never shut out, and hears of it |
 //! | [`circuits`] | what one circuit may do, and what becomes of those who do more |
 //! | [`access`] | who sees a service at all |
 //!
