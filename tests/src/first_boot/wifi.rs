@@ -84,9 +84,9 @@ if ! {{ {condition}; }}; then {instead}; exit 1; fi\n"
     )
 }
 
-/// The appliance's radio as `$radio`, and how far it got.
+/// The appliance's radio as `$radio`, and how far it got. The answer comes to a socket that the sandboxed daemon must see.
 const RADIO: &str = "radio=$(basename \"$(dirname /sys/class/net/*/phy80211)\")
-status() { wpa_cli -p /run/wpa_supplicant -i $radio status; }
+status() { wpa_cli -p /run/wpa_supplicant -s /run/wpa_supplicant -i $radio status; }
 say() { status; networkctl --no-legend; systemctl status --no-pager -n 30 wpa_supplicant@$radio.service; } >&2
 ";
 

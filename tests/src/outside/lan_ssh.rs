@@ -52,7 +52,7 @@ fn enter(state: &mut State) -> anyhow::Result<()> {
 /// Puts settings into effect that let this network in.
 fn name_network(state: &mut State, network: &str) -> anyhow::Result<()> {
     let key = fs_err::read_to_string(state.folder.join("owner.pub"))?.trim().to_owned();
-    let owner = Owner { mailbox: "ada", ssh_keys: &[key] };
+    let owner = Owner { ssh_keys: &[key], ..Owner::from("ada") };
     let settings = state.world.settings(&owner, &Bridges::default())?;
     let script = format!(
         "cat >/root/lan.toml <<'END'\n{settings}[admin]\nlan_networks = [\"{network}\"]\nEND\n\
