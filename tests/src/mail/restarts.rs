@@ -9,11 +9,30 @@ use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
+        check("killed_servers_come_back", &[], killed_servers),
         check("queue_survives_power_cut", &["R38"], queue_survives_power_cut),
         check("mail_survives_reboot", &["R38", "R41"], mail_survives_reboot),
         check("tor_stopped_nothing_leaves", &["R1", "R38"], tor_stopped),
         check("watch_acts_in_steps_and_reports", &["R33"], watch_acts),
     ]
+}
+
+/// The main process of each server is killed, as the kernel does when memory is short.
+const KILL: &str = r#"
+for unit in postfix dovecot nginx php8.4-fpm rspamd fail2ban tor@default; do
+  before=$(systemctl show -P MainPID $unit.service)
+  kill -KILL "$before" || echo "$unit has no main process"
+  for n in $(seq 120); do
+    now=$(systemctl show -P MainPID $unit.service)
+    test "$now" != "$before" && test "$now" != 0 && systemctl -q is-active $unit.service && break
+    sleep 0.5
+  done
+  systemctl -q is-active $unit.service && test "$now" != "$before" || echo "$unit stays away: $(systemctl is-active $unit.service)"
+done"#;
+
+fn killed_servers(state: &mut State) -> Verdict {
+    let output = state.resident.appliance.machine.run(KILL, Deadline::seconds(600))?;
+    none_of(&output.stdout.lines().map(str::to_owned).collect::<Vec<_>>())
 }
 
 /// A Tor that does not answer and cannot be started, then one that can. `later` lets the watch believe that time has
