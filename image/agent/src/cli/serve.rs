@@ -28,7 +28,7 @@ pub(super) enum Serve {
         #[arg(value_enum)]
         side: policy::Side,
     },
-    /// Close the Tor circuit of an offender. fail2ban runs it; root only.
+    /// Have the Tor circuit of an offender closed. fail2ban runs it; root only.
     ///
     /// Servers see a circuit as an address in `fc00:dead:beef:4dad::/96`. All connections in it end, and nobody
     /// else's. Exit status 0: it is closed, 1: Tor did not do it, 2: this is not the address of a circuit.
@@ -38,6 +38,13 @@ pub(super) enum Serve {
         #[arg(value_name = "ADDRESS")]
         circuit: circuit::Circuit,
     },
+    /// Close the one Tor circuit whose number comes on standard input. systemd runs it on a socket, as Tor's user.
+    ///
+    /// It is what `close-circuit` asks, so that nothing that reads strangers' text may give Tor orders.
+    #[command(
+        after_help = "Example:\n  echo 92 | setpriv --reuid=debian-tor --clear-groups cipolla circuit-server"
+    )]
+    CircuitServer,
     /// Change a mailbox's password for the webmail (poppassd protocol). systemd runs it on a socket; root only.
     ///
     /// The present password is asked for; a wrong one is answered after three seconds. A new one has at least 12
@@ -63,7 +70,11 @@ pub(super) fn run(
         Serve::Policy { side } => policy::serve(*side, stdin().lock(), stdout().lock())?,
         Serve::CloseCircuit { circuit } => {
             end_after(CIRCUIT_TIME, "Tor did not answer");
-            circuit::close(*circuit)?;
+            circuit::ask(*circuit)?;
+        }
+        Serve::CircuitServer => {
+            end_after(CIRCUIT_TIME, "Tor did not answer");
+            circuit::serve(&mut stdin().lock(), &mut stdout().lock(), circuit::close)?;
         }
         Serve::PasswordServer => {
             end_after(PASSWORD_TIME, "the webmail took longer than a minute");

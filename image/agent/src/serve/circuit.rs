@@ -1,18 +1,30 @@
 //! `cipolla close-circuit ADDRESS`: takes an offender's circuit away. fail2ban's ban action.
 //!
+//! Who may give Tor orders may give it any. fail2ban reads what strangers write, so it may not: it tells a number to
+//! `cipolla circuit-server`, which systemd starts for each, as Tor's user, and which can do nothing but this.
+//!
 //! Tor writes the number of a circuit into the address that servers see (`HiddenServiceExportCircuitID haproxy`,
 //! tor(1)): `fc00:dead:beef:4dad::HHHH:LLLL`. Closing the circuit ends all connections in it, and nobody else's.
 
 use std::fmt;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
-use std::str::FromStr;
+use std::os::unix::net::UnixStream;
+use std::str::{self, FromStr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use thiserror::Error;
 
+use super::line;
 use crate::tor_control;
+
+/// Where `cipolla circuit-server` is asked (`cipolla-circuit.socket`); root's alone.
+const SOCKET: &str = "/run/cipolla-circuit/socket";
+/// The longest line of the conversation with it, in bytes.
+const MAX_LINE: usize = 1024;
+/// What it says when the circuit is closed. Anything else is the reason why not.
+const CLOSED: &str = "closed";
 
 /// The first six groups of a circuit's address.
 const PREFIX: [u16; 6] = [0xfc00, 0xdead, 0xbeef, 0x4dad, 0, 0];
@@ -56,6 +68,42 @@ impl fmt::Display for Circuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Has the circuit closed by `cipolla circuit-server`.
+///
+/// # Errors
+/// When it cannot be reached, and when Tor cannot or refuses.
+pub fn ask(circuit: Circuit) -> Result<()> {
+    let stream = UnixStream::connect(SOCKET).with_context(|| format!("connecting to {SOCKET}"))?;
+    asked(&mut BufReader::new(&stream), &mut &stream, circuit)
+}
+
+fn asked(input: &mut impl BufRead, output: &mut impl Write, circuit: Circuit) -> Result<()> {
+    writeln!(output, "{circuit}").context("asking for a circuit to be closed")?;
+    let answer = line(input, MAX_LINE).context("reading the answer about a circuit")?;
+    match answer.as_deref().map(|answer| String::from_utf8_lossy(answer)).as_deref() {
+        Some(CLOSED) => Ok(()),
+        Some(reason) => bail!("{reason}"),
+        None => bail!("closing circuit {circuit}: no answer; see: journalctl -t cipolla"),
+    }
+}
+
+/// The other side: reads the number of one circuit and answers in one line.
+///
+/// # Errors
+/// When it is not a number, when `close` fails (the other side was told then), and when reading or writing fails.
+pub fn serve(
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+    close: impl FnOnce(Circuit) -> Result<()>,
+) -> Result<()> {
+    let number = line(input, MAX_LINE).context("reading which circuit to close")?.unwrap_or_default();
+    let number = str::from_utf8(&number).ok().and_then(|number| number.parse().ok());
+    let result = number.map(Circuit).context("expected the number of a circuit").and_then(close);
+    let answer = result.as_ref().map_or_else(|error| format!("{error:#}"), |()| CLOSED.to_owned());
+    writeln!(output, "{}", answer.lines().next().unwrap_or_default()).context("answering about a circuit")?;
+    result
 }
 
 /// Closes the circuit at the running Tor.
@@ -114,6 +162,39 @@ mod tests {
         ] {
             assert_eq!(number(wrong), Err(CircuitError), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn one_number_goes_in_and_one_line_comes_out() {
+        let serve = |input: &[u8], close: fn(Circuit) -> Result<()>| {
+            let mut output = Vec::new();
+            let result = serve(&mut &*input, &mut output, close);
+            (String::from_utf8(output).unwrap(), result.is_ok())
+        };
+        let good = |circuit: Circuit| {
+            assert_eq!(circuit.number(), 92);
+            Ok(())
+        };
+        assert_eq!(serve(b"92\n93\n", good), ("closed\n".into(), true));
+        assert_eq!(serve(b"92\n", |_| bail!("Tor\nclosed")), ("Tor\n".into(), false));
+        for wrong in [&b"0\n"[..], b"", b"\n", b"92\rSIGNAL HALT\n", b"4294967296\n", b"\xff\n"] {
+            let answer = serve(wrong, |_| unreachable!());
+            assert_eq!(answer, ("expected the number of a circuit\n".into(), false), "{wrong:?}");
+        }
+        assert_eq!(serve(b"92", good), (String::new(), false), "broken off");
+    }
+
+    #[test]
+    fn the_answer_is_passed_on() {
+        let ask = |answer: &str| {
+            let mut said = Vec::new();
+            let result = asked(&mut answer.as_bytes(), &mut said, "fc00:dead:beef:4dad::5c".parse().unwrap());
+            assert_eq!(said, b"92\n");
+            result.map_err(|error| error.to_string())
+        };
+        assert_eq!(ask("closed\n"), Ok(()));
+        assert_eq!(ask("Tor answered: 510\n"), Err("Tor answered: 510".into()));
+        assert!(ask("").unwrap_err().contains("no answer"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What other programs ask of the agent: Postfix ([`policy`]), fail2ban ([`circuit`]) and, through sockets of
-//! systemd's, the webmail ([`password`]) and Dovecot ([`tarpit`]).
+//! What other programs ask of the agent: Postfix ([`policy`]) and, through sockets of systemd's, fail2ban
+//! ([`circuit`]), the webmail ([`password`]) and Dovecot ([`tarpit`]).
 //!
 //! Each protocol is a function over a reader and a writer. Limits of time are the command line's business.
 
