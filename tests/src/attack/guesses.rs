@@ -1,5 +1,5 @@
-//! Wrong passwords: they get slower, account by account; nothing that a guesser does keeps the owner out; and the
-//! owner hears of it.
+//! Wrong passwords: they get slower, account by account; nothing that a guesser does keeps the owner out; whoever
+//! goes on loses the circuit; and the owner hears of it.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clients::Page;
 use qemu::Deadline;
 
-use super::State;
+use super::{State, held};
 use crate::check::{Check, Verdict, check, fail, none_of};
 use crate::site::{DELIVERY, DIALOGUE, Site};
 
@@ -15,6 +15,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("wrong_passwords_get_slower", &["R19"], wrong_passwords_get_slower),
         check("webmail_locks_nobody_out", &["R19"], webmail_locks_nobody_out),
+        check("every_filter_bans", &["R19", "R20"], every_filter_bans),
         check("attack_is_told_at_once", &["R21"], attack_is_told_at_once),
     ]
 }
@@ -113,6 +114,47 @@ fn webmail_locks_nobody_out(state: &mut State) -> Verdict {
     if !webmail_login(site, &site.password)? {
         findings.push("after seven guesses the owner is not let in".to_owned());
     }
+    none_of(&findings)
+}
+
+/// Real lines of Postfix and nginx. (Dovecot's are in `ban_closes_only_the_offender`.)
+fn every_filter_bans(state: &mut State) -> Verdict {
+    state.forgive()?;
+    let State { resident, site: Some(site), .. } = state else { bail!("the services were never reached") };
+    let mut relay = site.stranger("relay seeker")?;
+    relay.demand(&format!("MAIL FROM:<x@{}>", crate::site::PEER))?;
+    for number in 0..5 {
+        // The circuit may be gone after the last one, or before its answer.
+        match relay.command(&format!("RCPT TO:<x{number}@example.com>")) {
+            Ok(reply) if reply.agreed() => return fail(format!("relayed: {reply}")),
+            Ok(_) => {}
+            Err(_) if number == 4 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for number in 0..5 {
+        let channel = site.door.connect("door knocker", &site.client, 80, Deadline::seconds(DIALOGUE))?;
+        let guess = format!("guess {number}");
+        match clients::get(channel, &site.client, "/", Some(("ada", &guess))) {
+            Ok(page) if page.status != 401 => return fail(format!("the door answers {}", page.status)),
+            Ok(_) => {}
+            Err(_) if number == 4 => {}
+            Err(error) => return Err(error.context(format!("wrong password {number} at the door"))),
+        }
+    }
+    let script = "for n in $(seq 60); do
+            [ \"$(fail2ban-client get postfix-circuit banip)\" ] && [ \"$(fail2ban-client get nginx-circuit banip)\" ] && break
+            sleep 0.5
+        done; cipolla bans --json";
+    let bans = held(&resident.appliance.read(script)?)?;
+    let mut findings = Vec::new();
+    for jail in ["postfix-circuit", "nginx-circuit"] {
+        let addresses: Vec<_> = bans.iter().filter(|(name, _)| name == jail).map(|(_, one)| one).collect();
+        if !matches!(addresses[..], [one] if one.starts_with("fc00:dead:beef:4dad:")) {
+            findings.push(format!("{jail} holds {addresses:?}"));
+        }
+    }
+    resident.appliance.read("cipolla unban --all")?;
     none_of(&findings)
 }
 
