@@ -17,7 +17,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 }
 
 fn webmail_only(state: &mut State) -> Verdict {
-    let script = "sed '/^\\[mail\\]$/a imap = \"webmail-only\"' /var/lib/cipolla/private/settings.toml \
+    let script = "{ cat /var/lib/cipolla/private/settings.toml; echo '[mail]'; echo 'imap = \"webmail-only\"'; } \
         >/run/webonly.toml && cipolla settings apply /run/webonly.toml";
     state.resident.appliance.read(script)?;
     let site = state.site()?;
