@@ -140,8 +140,8 @@ fn late_timers(state: &mut State) -> anyhow::Result<Vec<String>> {
     Ok(findings)
 }
 
-/// Three years ahead, the certificates of all relays have expired. A start makes new server certificates, and a start
-/// with the right time makes them again; the authority, which devices have imported, stays, and so do addresses.
+/// Three years ahead, the certificates of all relays have expired. New server certificates are made, and again when the
+/// time is right; the authority, which devices have imported, stays, and so do addresses.
 fn years_ahead(state: &mut State) -> Verdict {
     let years = 3 * 365 * DAY;
     set(state, years, "ahead")?;
@@ -162,12 +162,22 @@ fn years_ahead(state: &mut State) -> Verdict {
     none_of(&findings)
 }
 
-/// Whether what a start does makes both server certificates, for this reason.
+/// Whether both server certificates are made again by themselves, for this reason.
 fn renewed(state: &mut State, why: &str) -> anyhow::Result<Vec<String>> {
-    let said = state.resident.appliance.read("cipolla boot")?;
-    let lines = ["mx", "client"].map(|name| format!("make the certificate for {name}: {why}: done"));
-    let missing = lines.iter().filter(|line| !said.contains(line.as_str()));
-    Ok(missing.map(|line| format!("the agent did not {line:?} but said: {}", said.trim())).collect())
+    let script = format!(
+        "for n in $(seq {TOLD}); do
+          said=$(journalctl -b -u cipolla-renew.service -o cat --no-pager)
+          c=0
+          for name in mx client; do
+            echo \"$said\" | grep -qF \"make the certificate for $name: {why}: done\" && c=$((c + 1))
+          done
+          [ $c = 2 ] && exit
+          sleep 1
+        done; echo \"$said\""
+    );
+    let output = state.resident.appliance.machine.run(&script, Deadline::seconds(2 * TOLD))?;
+    let said = output.stdout.trim();
+    Ok(if said.is_empty() { Vec::new() } else { vec![format!("not renewed since {why}: {said}")] })
 }
 
 /// Sets the hardware clock to the epoch: `RTC_SET_TIME` with a `struct rtc_time` (`rtc(4)`).

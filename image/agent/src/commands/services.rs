@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use camino::Utf8Path;
 
+use crate::fs::Fs;
 use crate::machine::Machine;
 
 /// Tor's unit.
@@ -23,9 +24,11 @@ const READERS: [(&str, &str); 9] = [
     ("/etc/wpa_supplicant/", WIFI),
 ];
 
-/// One for each radio that udev has announced. Without Wi-Fi in the settings they end at their condition, so those that
-/// do not run are started, too.
+/// One for each radio. Without Wi-Fi in the settings they end at their condition, so those that do not run are started,
+/// too; and systemctl(1) finds only those that run by a pattern.
 const WIFI: &str = "wpa_supplicant@*.service";
+/// Network interfaces; a radio's has a link `phy80211`.
+const INTERFACES: &str = "/sys/class/net";
 
 /// The units that have to read their files again, in the order of the table: the firewall first.
 #[must_use]
@@ -40,10 +43,24 @@ pub fn affected<'p>(paths: impl IntoIterator<Item = &'p str>) -> Vec<&'static st
 /// # Errors
 /// When systemctl(1) cannot be started.
 pub fn reload(machine: &Machine<'_>, units: &[&str]) -> Result<Vec<String>> {
-    let (radios, others): (Vec<_>, Vec<_>) = units.iter().partition(|unit| **unit == WIFI);
+    let others: Vec<_> = units.iter().copied().filter(|unit| *unit != WIFI).collect();
     let mut problems = tell(machine, "try-reload-or-restart", &others)?;
-    problems.extend(tell(machine, "restart", &radios)?);
+    if units.contains(&WIFI) {
+        let radios = radios(machine.fs)?;
+        problems.extend(tell(machine, "restart", &radios.iter().map(String::as_str).collect::<Vec<_>>())?);
+    }
     Ok(problems)
+}
+
+/// The unit of each radio.
+fn radios(fs: &dyn Fs) -> Result<Vec<String>> {
+    let mut units = Vec::new();
+    for name in fs.list(Utf8Path::new(INTERFACES))? {
+        if fs.entry(&Utf8Path::new(INTERFACES).join(&name).join("phy80211"))?.is_some() {
+            units.push(WIFI.replace('*', &name));
+        }
+    }
+    Ok(units)
 }
 
 /// Restarts Tor if it runs; returns what went wrong, as the owner should read it. All its connections end.
