@@ -173,11 +173,13 @@ fn renewed(state: &mut State, why: &str) -> anyhow::Result<Vec<String>> {
           done
           [ $c = 2 ] && exit
           sleep 1
-        done; echo \"$said\""
+        done; echo \"$said\"; exit 1"
     );
     let output = state.resident.appliance.machine.run(&script, Deadline::seconds(2 * TOLD))?;
-    let said = output.stdout.trim();
-    Ok(if said.is_empty() { Vec::new() } else { vec![format!("not renewed since {why}: {said}")] })
+    if output.status.success() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!("not renewed, though {why}: {}", output.stdout.trim())])
 }
 
 /// Sets the hardware clock to the epoch: `RTC_SET_TIME` with a `struct rtc_time` (`rtc(4)`).
