@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::Result;
 use camino::Utf8Path;
 
-use crate::fs::Fs;
 use crate::machine::Machine;
 
 /// Tor's unit.
@@ -27,8 +26,6 @@ const READERS: [(&str, &str); 9] = [
 /// One for each radio. Without Wi-Fi in the settings they end at their condition, so those that do not run are started,
 /// too; and systemctl(1) finds only those that run by a pattern.
 const WIFI: &str = "wpa_supplicant@*.service";
-/// Network interfaces; a radio's has a link `phy80211`.
-const INTERFACES: &str = "/sys/class/net";
 
 /// The units that have to read their files again, in the order of the table: the firewall first.
 #[must_use]
@@ -45,22 +42,21 @@ pub fn affected<'p>(paths: impl IntoIterator<Item = &'p str>) -> Vec<&'static st
 pub fn reload(machine: &Machine<'_>, units: &[&str]) -> Result<Vec<String>> {
     let others: Vec<_> = units.iter().copied().filter(|unit| *unit != WIFI).collect();
     let mut problems = tell(machine, "try-reload-or-restart", &others)?;
-    if units.contains(&WIFI) {
-        let radios = radios(machine.fs)?;
+    if units.contains(&WIFI) && machine.programs.has("networkctl") {
+        let links = machine.programs.run(&["networkctl", "list", "--no-legend", "--no-pager"])?;
+        let radios = radios(&links.stdout);
         problems.extend(tell(machine, "restart", &radios.iter().map(String::as_str).collect::<Vec<_>>())?);
     }
     Ok(problems)
 }
 
-/// The unit of each radio.
-fn radios(fs: &dyn Fs) -> Result<Vec<String>> {
-    let mut units = Vec::new();
-    for name in fs.list(Utf8Path::new(INTERFACES))? {
-        if fs.entry(&Utf8Path::new(INTERFACES).join(&name).join("phy80211"))?.is_some() {
-            units.push(WIFI.replace('*', &name));
-        }
-    }
-    Ok(units)
+/// The unit of each radio in the list of networkctl(1): number, name, type, and more.
+fn radios(links: &str) -> Vec<String> {
+    let radio = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, name, "wlan", ..] => Some(WIFI.replace('*', name)),
+        _ => None,
+    };
+    links.lines().filter_map(radio).collect()
 }
 
 /// Restarts Tor if it runs; returns what went wrong, as the owner should read it. All its connections end.
@@ -134,5 +130,13 @@ mod tests {
         assert_eq!(units, ["nftables.service", "postfix.service"]);
         let units = affected(["/etc/wpa_supplicant/wpa_supplicant.conf", "/etc/nftables.conf"]);
         assert_eq!(units, ["nftables.service", WIFI]);
+    }
+
+    #[test]
+    fn radios_are_told_from_cables() {
+        let links = "  1 lo     loopback           carrier  unmanaged\n  3 wlan1  wlan               routable configured\n  \
+                     4 hwsim0 ieee80211_radiotap off      unmanaged\n  5 enp0s5 ether              off      configured\n";
+        assert_eq!(radios(links), ["wpa_supplicant@wlan1.service"]);
+        assert!(radios("").is_empty());
     }
 }
