@@ -7,7 +7,7 @@ use qemu::{
 };
 
 use crate::Context;
-use crate::check::Evidence;
+use crate::check::{Evidence, Verdict, none_of};
 
 /// What the appliance's disk shrinks to in nobody's hands: the smallest disk that owners are told to use.
 pub(crate) const DISK: u64 = 6 << 30;
@@ -214,4 +214,35 @@ fn keep(ctx: &Context) -> Keep {
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The webmail's database has every table of the program's scheme, and is its user's alone. It is made before the
+/// first request: two of them at once, or a power cut, would leave half of it.
+pub(crate) fn webmail_database_is_whole(appliance: &mut Appliance) -> Verdict {
+    let script = r#"
+        scheme=/usr/share/roundcube/SQL/sqlite.initial.sql file=/var/lib/roundcube/db/roundcube.sqlite
+        stat -c 'mode %U:%G %a' $file
+        sed -n 's/^CREATE TABLE \([a-z_]*\).*/wanted \1/p' $scheme
+        runuser -u roundcube -- php -r '
+            $database = new PDO("sqlite:$argv[1]");
+            foreach ($database->query($argv[2])->fetchAll(PDO::FETCH_COLUMN) as $row) echo "$row\n";' $file \
+            "SELECT 'there ' || name FROM sqlite_master WHERE type = 'table'
+             UNION ALL SELECT 'version ' || value FROM system WHERE name = 'roundcube-version'""#;
+    let said = appliance.read(script)?;
+    let words = |first: &str| -> Vec<&str> {
+        said.lines().filter_map(|line| line.strip_prefix(first)?.strip_prefix(' ')).collect()
+    };
+    let (wanted, there) = (words("wanted"), words("there"));
+    let mut findings: Vec<_> = wanted
+        .iter()
+        .filter(|table| !there.contains(table))
+        .map(|table| format!("the database has no table {table}"))
+        .collect();
+    if wanted.is_empty() || words("version").len() != 1 {
+        findings.push(format!("this is no database of the webmail: {said}"));
+    }
+    if words("mode") != ["roundcube:roundcube 600"] {
+        findings.push(format!("it is {:?}", words("mode")));
+    }
+    none_of(&findings)
 }

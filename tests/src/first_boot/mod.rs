@@ -127,6 +127,9 @@ fn second_machine() -> Vec<Check<State>> {
             state.appliance()?.wait_boot()?;
             PASS
         }),
+        check("webmail_database_is_there_before_its_first_use", &[], |state: &mut State| {
+            appliance::webmail_database_is_whole(state.appliance()?)
+        }),
         check("keys_unique_across_two_boots", &["R3", "R49"], keys::unique),
     ]
 }

@@ -114,6 +114,7 @@ fn up(state: &mut State, which: Which) -> Verdict {
     let unknown = hostnames.lines().filter(|address| !status.stdout.contains(address));
     findings.extend(unknown.map(|address| format!("the status does not know {address}: {}", status.stdout)));
     findings.extend(file_system_is_silent(appliance)?.err());
+    findings.extend(appliance::webmail_database_is_whole(appliance)?.err());
     state.verdict(findings.into_iter().map(|finding| format!("{cut}: {finding}")).collect())
 }
 
