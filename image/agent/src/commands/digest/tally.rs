@@ -94,16 +94,18 @@ impl Tally {
         }
     }
 
-    /// smtpd(8): `NOQUEUE: reject: RCPT from …`, `ID: client=…, sasl_method=…, sasl_username=…`.
+    /// smtpd(8): `NOQUEUE: reject: RCPT from …`, `ID: too many errors after …`,
+    /// `ID: client=…, sasl_method=…, sasl_username=…`.
     fn smtpd(&mut self, service: &str, message: &str) {
         // The beginning is Postfix's own; behind it stands what clients said.
         let mut words = message.splitn(3, ' ');
         let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let rest = message.split_once(": ").map_or("", |(_, rest)| rest);
         if matches!(second, "reject:" | "milter-reject:") {
             one(&mut self.refused, refusal(message));
-        } else if message.starts_with("too many errors after ") {
+        } else if rest.starts_with("too many errors after ") {
             one(&mut self.refused, "too many errors in one dialogue");
-        } else if message.starts_with("improper command pipelining ") {
+        } else if rest.starts_with("improper command pipelining ") {
             one(&mut self.refused, "did not wait for answers");
         } else if first.ends_with(':')
             && second.starts_with("client=")
@@ -260,7 +262,7 @@ mod tests {
             ("postfix/mx/smtpd", reject("452 4.2.2 <ada@MX>: Recipient address rejected: The mailbox is full")),
             ("postfix/mx/smtpd", reject("571 9.9.9 Something new")),
             ("postfix/cleanup", "4jX7: milter-reject: END-OF-MESSAGE from unknown[fc00:dead:beef:4dad::7]: 5.7.1 From: names an address of ours: log in to use it; from=<a@MX> to=<b@MX> proto=ESMTP helo=<x>".into()),
-            ("postfix/mx/smtpd", "too many errors after RCPT from unknown[fc00:dead:beef:4dad::7]".into()),
+            ("postfix/mx/smtpd", "NOQUEUE: too many errors after RCPT from unknown[fc00:dead:beef:4dad::7]".into()),
             ("postfix/mx/smtpd", "disconnect from unknown[fc00:dead:beef:4dad::7] ehlo=1 mail=1 rcpt=0/1 commands=2/3".into()),
         ];
         let lines: Vec<_> =
