@@ -66,6 +66,10 @@ const ACCEPTED: &[Accepted] = &[
     ),
     always("Tor", "Problem bootstrapping", "this machine has no network card, so Tor finds no network"),
     always("dovecot", "Time moved forward by", BUSY),
+    // What a process of Dovecot's waits for when it starts has a limit of some seconds; its master starts another.
+    always("dovecot", "Timeout waiting for handshake response", BUSY),
+    always("dovecot", "fd_read() failed: Interrupted system call", BUSY),
+    always("dovecot", "service(anvil): command startup failed, throttling", BUSY),
     in_lab("Tor", "You have used DirAuthority", "a private network has authorities of its own"),
     in_lab("Tor", "TestingTorNetwork is set", "so it is, to be up within a minute"),
     in_lab(
