@@ -144,7 +144,8 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(power::Power));
     all.push(Box::new(building::Building));
     all.extend(firmware::all(ctx.arch).into_iter().map(|scenario| Box::new(scenario) as Box<dyn Runnable>));
-    all.push(Box::new(attack::Attack));
+    all.push(Box::new(attack::Attack::Singly));
+    all.push(Box::new(attack::Attack::Flood));
     all
 }
 

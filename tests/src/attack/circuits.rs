@@ -1,10 +1,9 @@
 //! A circuit is a client: each has limits of its own, and none says who it is but Tor.
 
 use std::io::{ErrorKind, Read as _};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use qemu::Deadline;
 
 use super::{State, held};
@@ -16,7 +15,6 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("two_circuits_two_limits", &["R19", "R29"], two_circuits_two_limits),
         check("half_open_connections_do_not_block", &["R29"], half_open),
         check("ban_closes_only_the_offender", &["R19", "R20"], ban_closes_only_the_offender),
-        check("attacker_circuit_does_not_slow_owner", &["R19"], attacker_does_not_slow_owner),
         check("forged_proxy_header_refused", &["R2", "R19"], forged_header),
     ]
 }
@@ -55,14 +53,8 @@ const CROWDS: [(u16, bool, usize, usize); 3] =
 /// ten (`smtpd_timeout`), and there is a queue before it. Everything is emulated.
 const PATIENT: u64 = 90;
 
-/// Six who guess, each on its own circuits.
-const GUESSERS: usize = 6;
-
-/// So many wrong passwords close a circuit (`jail.local`); a guesser who knows that takes a new one before.
+/// So many wrong passwords close a circuit (`jail.local`), less one.
 const CAREFUL: usize = 4;
-
-/// So many logins of the owner's are measured.
-const LOGINS: usize = 5;
 
 fn half_open(state: &mut State) -> Verdict {
     let site = state.site()?;
@@ -143,63 +135,6 @@ fn ban_closes_only_the_offender(state: &mut State) -> Verdict {
         findings.push(format!("cipolla unban --all: {}{}", unbanned.stdout, unbanned.stderr));
     }
     none_of(&findings)
-}
-
-/// Guesses until it is told to stop: never waits for an answer, and takes a new circuit before the old one is banned.
-/// Returns how many guesses went out.
-fn guesser(site: &Site, name: usize, stop: &AtomicBool) -> usize {
-    let mut guesses = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let circuit = format!("guesser {name}, {}", guesses / CAREFUL);
-        // A circuit that was closed under it is what it has to live with.
-        let Ok((mut imap, _)) = site.imap(&circuit) else { continue };
-        if imap.talk().send(&format!("g LOGIN {} guess{guesses}", site.at("ada"))).is_ok() {
-            guesses += 1;
-        }
-        // A right one would be answered by then. (All six together: the emulated processor, which others use as well,
-        // has time to hash a password or two in a second.)
-        std::thread::sleep(Duration::from_secs(8));
-    }
-    guesses
-}
-
-/// While others guess, the owner gets in: with the password itself, which is hashed, and not from Dovecot's memory.
-fn attacker_does_not_slow_owner(state: &mut State) -> Verdict {
-    let State { resident, site: Some(site), .. } = state else { bail!("the services were never reached") };
-    let site: &Site = site;
-    let mut logins = || -> anyhow::Result<Vec<Duration>> {
-        let mut times = Vec::new();
-        for _ in 0..LOGINS {
-            resident.appliance.read("doveadm auth cache flush")?;
-            let (mut imap, _) = site.imap("quiet owner")?;
-            times.push(timed(|| {
-                let answer = imap.login(&site.at("ada"), &site.password)?;
-                ensure!(answer.agreed(), "{}", answer.text);
-                Ok(())
-            })?);
-        }
-        times.sort_unstable();
-        Ok(times)
-    };
-    let quiet = logins()?;
-    let stop = &AtomicBool::new(false);
-    let (busy, guesses) = std::thread::scope(|scope| {
-        let guessers: Vec<_> =
-            (0..GUESSERS).map(|name| scope.spawn(move || guesser(site, name, stop))).collect();
-        let busy = logins();
-        stop.store(true, Ordering::Relaxed);
-        (busy, guessers.into_iter().filter_map(|one| one.join().ok()).sum::<usize>())
-    });
-    let busy = busy?;
-    // Each guess that is ahead of the owner's password costs a hash.
-    let hash = quiet[LOGINS / 2];
-    let (middle, most) = (hash * 4 + Duration::from_secs(2), hash * 8 + Duration::from_secs(5));
-    let told = format!("{busy:.2?} while {guesses} guesses came, {quiet:.2?} when it was quiet");
-    if guesses >= GUESSERS && busy[LOGINS / 2] <= middle && busy[LOGINS - 1] <= most {
-        PASS
-    } else {
-        fail(told)
-    }
 }
 
 /// Tor writes the header; a client's own is part of the dialogue and is no header.

@@ -1,16 +1,26 @@
-//! One appliance in the lab, tried by somebody who guesses and floods, while its owner works.
+//! An appliance in the lab, tried by those who guess and flood, while its owner works.
 //!
 //! | module | what |
 //! |---|---|
+//! | [`evasive`] | guesses that never pause, from those who leave before they are banned |
 //! | [`guesses`] | wrong passwords: they get slower, the owner is never shut out, and hears of it |
+//! | [`flood`] | a crowd of offenders at once, while the owner works |
+//! | [`crowd`] | the offenders |
+//! | [`work`] | the owner's work, and how long it takes |
+//! | [`after`] | what a flood leaves behind |
 //! | [`circuits`] | what one circuit may do, and what becomes of those who do more |
 //! | [`access`] | who sees a service at all |
 //!
 //! Everybody is a circuit of a private Tor network. Never: a flood that only a faster computer would bear.
 
 mod access;
+mod after;
 mod circuits;
+mod crowd;
+mod evasive;
+mod flood;
 mod guesses;
+mod work;
 
 use std::borrow::Cow;
 
@@ -23,34 +33,52 @@ use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, gate, none_o
 use crate::site::{ONION, Site};
 use crate::world::{Resident, World};
 
-pub(crate) struct Attack;
+/// The second mailbox's password.
+const BOB: &str = "nine quiet Lighthouses wander";
+
+pub(crate) enum Attack {
+    /// One thing after the other.
+    Singly,
+    /// All at once, while the owner's waiting is measured.
+    Flood,
+}
 
 /// Fields are dropped in this order.
 pub(crate) struct State {
     resident: Resident,
     world: World,
     site: Option<Site>,
+    /// What the services took before the flood.
+    before: Option<after::Footprint>,
+    /// What was seen in the flood.
+    record: Option<flood::Record>,
 }
 
 impl Scenario for Attack {
     type State = State;
 
     fn name(&self) -> Cow<'static, str> {
-        "attack".into()
+        match self {
+            Self::Singly => "attack".into(),
+            Self::Flood => "attack_flood".into(),
+        }
     }
 
     fn about(&self) -> Cow<'static, str> {
-        "one appliance in a private Tor network, guessed at and crowded while its owner works".into()
+        match self {
+            Self::Singly => "one appliance in a private Tor network, guessed at and crowded".into(),
+            Self::Flood => "one appliance in a private Tor network, flooded while its owner works".into(),
+        }
     }
 
     fn alone(&self) -> bool {
-        true
+        matches!(self, Self::Flood)
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
-        let mut world = World::start(ctx, "attack")?;
-        let resident = world.appliance(ctx, probe, "attack/a", "ada")?;
-        Ok(State { resident, world, site: None })
+        let mut world = World::start(ctx, &self.name())?;
+        let resident = world.appliance(ctx, probe, &format!("{}/a", self.name()), "ada")?;
+        Ok(State { resident, world, site: None, before: None, record: None })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -61,15 +89,14 @@ impl Scenario for Attack {
             }),
             gate("services_reachable_through_tor", &["R2"], services_reachable),
         ];
-        let phase = |checks| Phase { enter: |_| Ok(()), checks };
-        vec![
-            phase(up),
-            phase(guesses::checks()),
-            phase(circuits::checks()),
-            phase(access::checks()),
-            phase(vec![check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture)]),
-            phase(access::last()),
-        ]
+        let captured = vec![check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture)];
+        let phases = match self {
+            Self::Singly => {
+                vec![up, guesses::checks(), circuits::checks(), access::checks(), captured, access::last()]
+            }
+            Self::Flood => vec![up, flood::checks(), captured],
+        };
+        phases.into_iter().map(|checks| Phase { enter: |_| Ok(()), checks }).collect()
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
