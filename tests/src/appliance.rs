@@ -216,13 +216,14 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The webmail's database has every table of the program's scheme, and is its user's alone. It is made before the
-/// first request: two of them at once, or a power cut, would leave half of it.
+/// The webmail's database has every table of the program's scheme and its version, and is its user's alone. It is made
+/// before the first request: two of them at once, or a power cut, would leave half of it.
 pub(crate) fn webmail_database_is_whole(appliance: &mut Appliance) -> Verdict {
     let script = r#"
         scheme=/usr/share/roundcube/SQL/sqlite.initial.sql file=/var/lib/roundcube/db/roundcube.sqlite
         stat -c 'mode %U:%G %a' $file
-        sed -n 's/^CREATE TABLE \([a-z_]*\).*/wanted \1/p' $scheme
+        sed -n -e 's/^CREATE TABLE \([a-z_]*\).*/wanted \1/p' \
+            -e "s/^INSERT .*'roundcube-version', '\([0-9]*\)'.*/newest \1/p" $scheme
         runuser -u roundcube -- php -r '
             $database = new PDO("sqlite:$argv[1]");
             foreach ($database->query($argv[2])->fetchAll(PDO::FETCH_COLUMN) as $row) echo "$row\n";' $file \
@@ -238,7 +239,7 @@ pub(crate) fn webmail_database_is_whole(appliance: &mut Appliance) -> Verdict {
         .filter(|table| !there.contains(table))
         .map(|table| format!("the database has no table {table}"))
         .collect();
-    if wanted.is_empty() || words("version").len() != 1 {
+    if wanted.is_empty() || words("version").len() != 1 || words("version") != words("newest") {
         findings.push(format!("this is no database of the webmail: {said}"));
     }
     if words("mode") != ["roundcube:roundcube 600"] {

@@ -130,6 +130,14 @@ fn second_machine() -> Vec<Check<State>> {
         check("webmail_database_is_there_before_its_first_use", &[], |state: &mut State| {
             appliance::webmail_database_is_whole(state.appliance()?)
         }),
+        check("older_webmail_database_is_brought_up_to_date", &[], |state: &mut State| {
+            let script = "runuser -u roundcube -- php -r '(new PDO(\"sqlite:$argv[1]\"))->exec($argv[2]);' \
+                /var/lib/roundcube/db/roundcube.sqlite \"UPDATE system SET value = '2021100300'\" && \
+                systemctl start cipolla-webmail-db";
+            let appliance = state.appliance()?;
+            appliance.read(script)?;
+            appliance::webmail_database_is_whole(appliance)
+        }),
         check("keys_unique_across_two_boots", &["R3", "R49"], keys::unique),
     ]
 }
