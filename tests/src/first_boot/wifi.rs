@@ -152,7 +152,7 @@ pub(super) fn waits_for_firewall(appliance: &mut Appliance) -> Verdict {
     let script = format!(
         "{RADIO}systemctl show -P ActiveEnterTimestampMonotonic nftables.service
 systemctl show -P ExecMainStartTimestampMonotonic wpa_supplicant@$radio.service
-systemctl show -P Requires wpa_supplicant@$radio.service"
+systemctl show -P Requisite wpa_supplicant@$radio.service"
     );
     let output = appliance.read(&script)?;
     let lines: Vec<_> = output.lines().collect();
