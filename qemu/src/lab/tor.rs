@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::torrc::{DIR_PORT, OBFS4_PORT, OR_PORT, Role, torrc};
@@ -109,7 +110,7 @@ impl TorNetwork {
         let dir = RunDir::create(&lab.run_dir().file("tor").join(name))?;
         let mut daemon = Daemon::spawn(lab, name, Role::Client, dir, &self.authorities)?;
         daemon.wait_joined(deadline)?;
-        Ok(TorClient { daemon })
+        Ok(TorClient { daemon, renewed: None })
     }
 
     /// Starts a bridge into this network that speaks obfs4 and is in no directory. It joins the network by and by;
@@ -177,7 +178,13 @@ fn obfs4_arguments(text: &str) -> Option<String> {
 /// It ends with this value (unless the lab is kept), and with its lab in any case.
 pub struct TorClient {
     daemon: Daemon,
+    /// When it last forgot everything.
+    renewed: Option<Instant>,
 }
+
+/// Tor puts off a `NEWNYM` that comes sooner after another (`MAX_SIGNEWNYM_RATE`, with a second for rounding). It would
+/// then forget what was done in between.
+const BETWEEN_IDENTITIES: Duration = Duration::from_secs(11);
 
 impl TorClient {
     /// The Unix socket on which it speaks SOCKS 5. Every pair of user name and password is a circuit of its own
@@ -218,12 +225,17 @@ impl TorClient {
     }
 
     /// Forgets all circuits, what was learnt about onion services and the keys of [`TorClient::authorize`], as a new user
-    /// would know nothing.
+    /// would know nothing. When it returns, that is done; Tor does it once in ten seconds.
     ///
     /// # Errors
     /// When Tor refuses.
     pub fn new_identity(&mut self, deadline: Deadline) -> Result<()> {
-        self.ask("SIGNAL NEWNYM", deadline)
+        if let Some(renewed) = self.renewed {
+            std::thread::sleep(BETWEEN_IDENTITIES.saturating_sub(renewed.elapsed()));
+        }
+        self.ask("SIGNAL NEWNYM", deadline)?;
+        self.renewed = Some(Instant::now());
+        Ok(())
     }
 
     /// Makes an onion service that leads from `port` to a Unix socket, and waits until a first directory has its
