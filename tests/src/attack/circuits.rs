@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use qemu::Deadline;
 
-use super::{State, held};
+use super::{CAREFUL, State, held};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 use crate::site::{Account, DIALOGUE, PEER, Site};
 
@@ -52,9 +52,6 @@ const CROWDS: [(u16, bool, usize, usize); 3] =
 /// The longest that a crowd keeps others waiting, in seconds: when all places are taken, Postfix gives silent ones
 /// ten (`smtpd_timeout`), and there is a queue before it. Everything is emulated.
 const PATIENT: u64 = 90;
-
-/// So many wrong passwords close a circuit (`jail.local`), less one.
-const CAREFUL: usize = 4;
 
 fn half_open(state: &mut State) -> Verdict {
     let site = state.site()?;

@@ -1,8 +1,6 @@
 //! Offenders. Each is a client of its own, which does one wrong thing until its circuit is gone.
-//!
-//! They come with a tide, so that quiet and attack can be measured in turn.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -48,73 +46,31 @@ pub(super) const CROWD: [(Kind, usize); 6] = [
     (Kind::Trickles, 2),
 ];
 
-/// When offenders are at it.
-pub(super) struct Tide {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    level: Level,
-    /// What the owner's login takes when it is quiet.
+/// While it lasts, who loses a circuit comes back on another.
+pub(super) struct Surge {
+    over: AtomicBool,
+    /// What the owner's login takes when it is quiet: so many guesses come as a machine of any speed can answer, and a
+    /// slow computer does not decide whether the test passes.
     pace: Duration,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    /// Everybody waits.
-    Low,
-    /// Everybody is at it, and who loses a circuit comes back on another.
-    High,
-    /// Nobody comes back.
-    Over,
-}
+/// Ends the surge, however the test ends: offenders would go on for ever.
+pub(super) struct End<'s>(pub(super) &'s Surge);
 
-/// Ends the tide, however the test ends: whoever waits for it would wait for ever.
-pub(super) struct Over<'t>(pub(super) &'t Tide);
-
-impl Drop for Over<'_> {
+impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.set(Level::Over);
+        self.0.over.store(true, Ordering::Relaxed);
     }
 }
 
-impl Tide {
-    /// Everybody waits.
-    pub(super) fn low() -> Self {
-        Self { state: Mutex::new(State { level: Level::Low, pace: Duration::ZERO }), changed: Condvar::new() }
+impl Surge {
+    pub(super) fn new(pace: Duration) -> Self {
+        Self { over: AtomicBool::new(false), pace }
     }
 
-    /// Everybody is at it. `pace` is what the owner's login takes when it is quiet: so many guesses come as a machine
-    /// of any speed can answer, and a slow computer does not decide whether the test passes.
-    pub(super) fn rise(&self, pace: Duration) {
-        self.lock().pace = pace;
-        self.set(Level::High);
-    }
-
-    /// What a guesser does between two guesses: nothing, for twice the pace.
+    /// What a guesser does between two guesses.
     fn rest(&self) {
-        let pace = self.lock().pace;
-        std::thread::sleep(pace * 2);
-    }
-
-    fn set(&self, level: Level) {
-        self.lock().level = level;
-        self.changed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits while the tide is low; whether it is high then.
-    fn comes(&self) -> bool {
-        let state = self.lock();
-        let state = self
-            .changed
-            .wait_while(state, |state| state.level == Level::Low)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.level == Level::High
+        std::thread::sleep(self.pace * 2);
     }
 }
 
@@ -130,24 +86,24 @@ pub(super) struct Life {
 }
 
 /// Offends, on one circuit after the other. Who is patient does so once.
-pub(super) fn offend(site: &Site, kind: Kind, number: usize, tide: &Tide) -> Vec<Life> {
+pub(super) fn offend(site: &Site, kind: Kind, number: usize, surge: &Surge) -> Vec<Life> {
     let mut lives = Vec::new();
-    while tide.comes() {
+    while !surge.over.load(Ordering::Relaxed) {
         let circuit = format!("{kind:?} {number}.{}", lives.len());
         let since = Instant::now();
-        let end = live(site, kind, &circuit, tide).map_err(|error| format!("{error:#}"));
+        let end = live(site, kind, &circuit, surge).map_err(|error| format!("{error:#}"));
         let patient = matches!(kind, Kind::KeepsSilent | Kind::Trickles);
         let last = patient || end.is_err();
         lives.push(Life { kind, circuit, end, took: since.elapsed() });
         if last {
             break;
         }
-        tide.rest();
+        surge.rest();
     }
     lives
 }
 
-fn live(site: &Site, kind: Kind, circuit: &str, tide: &Tide) -> anyhow::Result<u32> {
+fn live(site: &Site, kind: Kind, circuit: &str, surge: &Surge) -> anyhow::Result<u32> {
     let deadline = Deadline::seconds(PATIENCE);
     match kind {
         Kind::Reads => {
@@ -156,7 +112,7 @@ fn live(site: &Site, kind: Kind, circuit: &str, tide: &Tide) -> anyhow::Result<u
             until_closed(|guess| {
                 let account = site.at(&format!("{}-{guess}", circuit.replace(' ', "-")));
                 let answer = imap.login(&account, "guess")?;
-                tide.rest();
+                surge.rest();
                 Ok(answer.agreed())
             })
         }
@@ -166,7 +122,7 @@ fn live(site: &Site, kind: Kind, circuit: &str, tide: &Tide) -> anyhow::Result<u
             let ada = site.at("ada");
             until_closed(|guess| {
                 let reply = smtp.auth_plain(&ada, &format!("guess {guess}"))?;
-                tide.rest();
+                surge.rest();
                 Ok(reply.code == 235)
             })
         }
@@ -175,7 +131,7 @@ fn live(site: &Site, kind: Kind, circuit: &str, tide: &Tide) -> anyhow::Result<u
             let mut talk = Talk::new(channel);
             until_closed(|guess| {
                 let status = ask(&mut talk, &site.client, guess)?;
-                tide.rest();
+                surge.rest();
                 Ok(status == 200)
             })
         }

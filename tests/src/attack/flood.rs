@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use clients::{Imap, Smtp};
 use qemu::Deadline;
 
-use super::crowd::{self, CROWD, Kind, Life, Over, Tide};
+use super::crowd::{self, CROWD, End, Kind, Life, Surge};
 use super::work::{self, Owner, Times, ada, letter};
 use super::{BOB, State, after, evasive, held};
 use crate::check::{Check, PASS, Verdict, check, none_of};
@@ -17,11 +17,20 @@ use crate::site::{Account, DELIVERY, DIALOGUE, PEER, Site};
 /// Rounds of the owner's work before, and after.
 const QUIET: usize = 3;
 
-/// So long, who loses a circuit comes back on another.
+/// So long the [`Surge`] lasts.
 const SURGE: Duration = Duration::from_secs(30);
 
 /// Everything that was seen.
 pub(super) struct Record {
+    seen: Seen,
+    /// Whom the appliance has banned.
+    banned: BTreeSet<Ipv6Addr>,
+    /// Who did something right, by the appliance's journal.
+    innocent: BTreeSet<Ipv6Addr>,
+}
+
+/// What was seen from outside.
+struct Seen {
     quiet: Times,
     attacked: Times,
     lives: Vec<Life>,
@@ -29,10 +38,6 @@ pub(super) struct Record {
     bystanders: Vec<String>,
     /// What newcomers met.
     newcomers: Vec<String>,
-    /// Whom the appliance has banned.
-    banned: BTreeSet<Ipv6Addr>,
-    /// Who did something right, by the appliance's journal.
-    innocent: BTreeSet<Ipv6Addr>,
 }
 
 pub(super) fn checks() -> Vec<Check<State>> {
@@ -55,18 +60,17 @@ fn owner_works(state: &mut State) -> Verdict {
     let (date, since) = times.trim().split_once('\n').context("two times were asked for")?;
     state.before = Some(after::Footprint::measure(state)?);
     let site = state.site.as_ref().context("the services were never reached")?;
-    let mut record = assault(site, date)?;
+    let seen = assault(site, date)?;
     let bans = held(&state.resident.appliance.read("cipolla bans --json")?)?;
-    record.banned = bans.iter().map(|(_, address)| address.parse()).collect::<Result<_, _>>()?;
+    let banned = bans.iter().map(|(_, address)| address.parse()).collect::<Result<_, _>>()?;
     let journal = format!(
         "journalctl -b -o cat --no-pager --since @{since} -t dovecot -t postfix/mx/smtpd -t postfix/submission/smtpd"
     );
-    let journal = &journal;
-    record.innocent = innocent(&state.resident.appliance.read(journal)?);
-    let (table, _) = work::compare(&record.quiet, &record.attacked);
+    let innocent = innocent(&state.resident.appliance.read(&journal)?);
+    let (table, _) = work::compare(&seen.quiet, &seen.attacked);
     let file = state.resident.appliance.machine.run_dir().file("figures.txt");
-    fs_err::write(file, table + &summary(&record.lives))?;
-    state.record = Some(record);
+    fs_err::write(file, table + &summary(&seen.lives))?;
+    state.record = Some(Record { seen, banned, innocent });
     PASS
 }
 
@@ -77,27 +81,27 @@ impl State {
 }
 
 fn owner_is_not_slowed(state: &mut State) -> Verdict {
-    let record = state.record()?;
-    none_of(&work::compare(&record.quiet, &record.attacked).1)
+    let seen = &state.record()?.seen;
+    none_of(&work::compare(&seen.quiet, &seen.attacked).1)
 }
 
 fn newcomers_are_served(state: &mut State) -> Verdict {
-    none_of(&state.record()?.newcomers)
+    none_of(&state.record()?.seen.newcomers)
 }
 
 /// Everybody's circuit was closed, and the appliance says that it was it who closed as many.
 fn offenders_lose_their_circuits(state: &mut State) -> Verdict {
-    let record = state.record()?;
+    let Record { seen: Seen { lives, .. }, banned, .. } = state.record()?;
     let mut findings = Vec::new();
-    for life in &record.lives {
+    for life in lives {
         if let Err(why) = &life.end {
             findings.push(format!("{}, after {:.0?}: {why}", life.circuit, life.took));
         }
     }
-    let missing = CROWD.iter().filter(|(kind, _)| record.lives.iter().all(|life| life.kind != *kind));
+    let missing = CROWD.iter().filter(|(kind, _)| lives.iter().all(|life| life.kind != *kind));
     findings.extend(missing.map(|(kind, _)| format!("nobody {kind:?}")));
-    if record.banned.len() < record.lives.len() {
-        findings.push(format!("{} bans for {} offenders", record.banned.len(), record.lives.len()));
+    if banned.len() < lives.len() {
+        findings.push(format!("{} bans for {} offenders", banned.len(), lives.len()));
     }
     none_of(&findings)
 }
@@ -105,7 +109,7 @@ fn offenders_lose_their_circuits(state: &mut State) -> Verdict {
 /// Nobody is banned who did anything right, and the dialogues of those who did no wrong went on all the time.
 fn nobody_else(state: &mut State) -> Verdict {
     let record = state.record()?;
-    let mut findings = record.bystanders.clone();
+    let mut findings = record.seen.bystanders.clone();
     let both = record.banned.intersection(&record.innocent);
     findings.extend(both.map(|address| format!("{address} did nothing wrong and is banned")));
     // The owner, the owner elsewhere, bob and the stranger.
@@ -175,29 +179,28 @@ impl<'s> Bystanders<'s> {
 }
 
 /// Quiet, attack until the last offender is gone, quiet.
-fn assault(site: &Site, date: &str) -> anyhow::Result<Record> {
+fn assault(site: &Site, date: &str) -> anyhow::Result<Seen> {
     let mut owner = Owner::at_work(site, date)?;
     let mut others = Bystanders::gather(site, date)?;
     let (mut quiet, mut attacked) = (Times::default(), Times::default());
     let mut newcomers = Vec::new();
-    let tide = &Tide::low();
+    for _ in 0..QUIET {
+        owner.round(&mut quiet)?;
+    }
+    let surge = &Surge::new(quiet.login());
     let lives = std::thread::scope(|scope| {
-        let over = Over(tide);
+        let end = End(surge);
         let crowd = CROWD.iter().flat_map(|(kind, count)| (0..*count).map(|number| (*kind, number)));
         let offenders: Vec<_> = crowd
-            .map(|(kind, number)| scope.spawn(move || crowd::offend(site, kind, number, tide)))
+            .map(|(kind, number)| scope.spawn(move || crowd::offend(site, kind, number, surge)))
             .collect();
-        for _ in 0..QUIET {
-            owner.round(&mut quiet)?;
-        }
-        tide.rise(quiet.login());
         let since = Instant::now();
         while since.elapsed() < SURGE {
             owner.round(&mut attacked)?;
             others.deliver();
         }
         newcomers.extend(arrive(site)?);
-        drop(over);
+        drop(end);
         while !offenders.iter().all(|offender| offender.is_finished()) {
             owner.round(&mut attacked)?;
             others.deliver();
@@ -211,8 +214,7 @@ fn assault(site: &Site, date: &str) -> anyhow::Result<Record> {
         owner.round(&mut quiet)?;
     }
     others.deliver();
-    let (banned, innocent) = (BTreeSet::new(), BTreeSet::new());
-    Ok(Record { quiet, attacked, lives, bystanders: others.disperse(), newcomers, banned, innocent })
+    Ok(Seen { quiet, attacked, lives, bystanders: others.disperse(), newcomers })
 }
 
 /// In the middle of it the owner logs in with another device, and a stranger connects.

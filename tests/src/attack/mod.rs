@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`evasive`] | guesses that never pause, from those who leave before they are banned |
+//! | [`evasive`] | guesses from those who leave each circuit before it is banned |
 //! | [`guesses`] | wrong passwords: they get slower, the owner is never shut out, and hears of it |
 //! | [`flood`] | a crowd of offenders at once, while the owner works |
 //! | [`crowd`] | the offenders |
@@ -35,6 +35,9 @@ use crate::world::{Resident, World};
 
 /// The second mailbox's password.
 const BOB: &str = "nine quiet Lighthouses wander";
+
+/// So many wrong passwords are one less than what closes a circuit (`jail.local`).
+const CAREFUL: usize = 4;
 
 pub(crate) enum Attack {
     /// One thing after the other.

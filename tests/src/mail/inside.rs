@@ -282,8 +282,8 @@ fn dns_goes_nowhere_else(state: &mut State) -> Verdict {
 fn no_packet_before_nft(state: &mut State) -> Verdict {
     let script = "systemctl show -P ActiveEnterTimestampMonotonic nftables.service; \
                   systemctl show -P ExecMainStartTimestampMonotonic systemd-networkd.service; \
-                  systemctl show -P Requires systemd-networkd.service tor@default.service ssh.service \
-                  wpa_supplicant@x.service";
+                  systemctl show -P Requires systemd-networkd.service tor@default.service ssh.service; \
+                  systemctl show -P Requisite wpa_supplicant@x.service";
     let output = state.resident.appliance.read(script)?;
     let lines: Vec<_> = output.lines().filter(|line| !line.is_empty()).collect();
     let [nft, networkd, requires @ ..] = lines.as_slice() else { return fail(output) };
