@@ -58,6 +58,25 @@ pub(crate) fn gate<S>(
 pub(crate) struct Phase<S> {
     pub(crate) enter: fn(&mut S) -> anyhow::Result<()>,
     pub(crate) checks: Vec<Check<S>>,
+    /// Whether it measures how fast something is, so that no other scenario may run beside it.
+    pub(crate) alone: bool,
+}
+
+impl<S> Phase<S> {
+    /// Checks in the situation that there is.
+    pub(crate) fn of(checks: Vec<Check<S>>) -> Self {
+        Self::after(|_| Ok(()), checks)
+    }
+
+    /// Checks in the situation that `enter` makes.
+    pub(crate) fn after(enter: fn(&mut S) -> anyhow::Result<()>, checks: Vec<Check<S>>) -> Self {
+        Self { enter, checks, alone: false }
+    }
+
+    /// The same, as soon as no other scenario runs, and before any other begins.
+    pub(crate) fn alone(self) -> Self {
+        Self { alone: true, ..self }
+    }
 }
 
 /// A title and the lines of something that explains a failure.
@@ -74,11 +93,6 @@ pub(crate) trait Scenario {
 
     /// Whether it uses [`Context::browser`].
     fn wants_browser(&self) -> bool {
-        false
-    }
-
-    /// Whether it measures how fast something is, so that nothing else may run beside it.
-    fn alone(&self) -> bool {
         false
     }
 

@@ -78,7 +78,7 @@ impl Scenario for GrubSlots {
     fn phases(&self, _: &Context) -> Vec<Phase<Bench>> {
         let wanted = |case: &Case| self.firmware == Firmware::Bios || UEFI_CASES.contains(&case.name);
         let checks = cases().into_iter().filter(wanted).map(row).collect();
-        vec![Phase { enter: |_| Ok(()), checks }]
+        vec![Phase::of(checks)]
     }
 
     fn evidence(&self, state: &mut Bench) -> Vec<Evidence> {

@@ -79,7 +79,7 @@ impl Scenario for LabNetwork {
         if !ctx.keep {
             first.push(check("nothing_is_left", &[], nothing_is_left));
         }
-        vec![Phase { enter: |_| Ok(()), checks: first }]
+        vec![Phase::of(first)]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Result, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use qemu::Probe;
 
@@ -47,8 +47,38 @@ impl<'o> Voice<'o> {
     }
 }
 
-/// Runs scenarios in their order, as many at a time as the context says; those that want to be alone come last, one by
-/// one. The outcomes are in the order of the scenarios.
+/// A scenario's place among those that run: beside others, until it has to be alone.
+pub(crate) struct Place<'r> {
+    room: &'r RwLock<()>,
+    held: Held<'r>,
+}
+
+#[expect(dead_code, reason = "guards are there to be dropped")]
+enum Held<'r> {
+    Beside(RwLockReadGuard<'r, ()>),
+    Alone(RwLockWriteGuard<'r, ()>),
+    /// On the way from one to the other.
+    Nothing,
+}
+
+impl<'r> Place<'r> {
+    /// Waits while somebody is alone in the room.
+    pub(crate) fn among_others(room: &'r RwLock<()>) -> Self {
+        Self { room, held: Held::Beside(room.read().unwrap_or_else(PoisonError::into_inner)) }
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self.held, Held::Alone(_))
+    }
+
+    /// Waits until the others have come to their ends. Two who wait get their turns: who waits holds nothing.
+    pub(crate) fn wait_alone(&mut self) {
+        self.held = Held::Nothing;
+        self.held = Held::Alone(self.room.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Runs scenarios in their order, as many at a time as the context says. The outcomes are in the order of the scenarios.
 pub(crate) fn run(
     scenarios: Vec<Box<dyn Runnable>>,
     ctx: &Context,
@@ -57,46 +87,30 @@ pub(crate) fn run(
 ) -> Result<Report> {
     let selected =
         |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
-    let scenarios = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate();
-    let (alone, beside): (VecDeque<_>, VecDeque<_>) = scenarios.partition(|(_, one)| one.alone());
-    let lanes = ctx.lanes.get().min(beside.len());
-    let shared = Shared::new(out);
-    let voice = || Voice { shared: &shared, many: lanes > 1 };
-    let mut reports = side_by_side(beside, lanes, ctx, probe, &voice)?;
-    reports.extend(side_by_side(alone, 1, ctx, probe, &voice)?);
-    reports.sort_by_key(|(place, _)| *place);
-    Ok(Report { outcomes: reports.into_iter().flat_map(|(_, report)| report.outcomes).collect() })
-}
-
-/// A scenario's place in the order, and what came of it.
-type Placed = (usize, Report);
-
-fn side_by_side<'o>(
-    scenarios: VecDeque<(usize, Box<dyn Runnable>)>,
-    lanes: usize,
-    ctx: &Context,
-    probe: &Probe,
-    voice: &(impl Fn() -> Voice<'o> + Sync),
-) -> Result<Vec<Placed>> {
-    let queue = Mutex::new(scenarios);
-    let lane = || -> Result<Vec<Placed>> {
+    let queue: VecDeque<_> = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate().collect();
+    let lanes = ctx.lanes.get().min(queue.len());
+    let (queue, shared, room) = (Mutex::new(queue), Shared::new(out), RwLock::default());
+    let lane = || -> Result<Vec<(usize, Report)>> {
         let mut done = Vec::new();
         loop {
-            let Some((place, scenario)) = lock(&queue).pop_front() else { return Ok(done) };
-            let mut report = Report::default();
-            scenario.run(ctx, probe, &mut report, &mut voice())?;
-            done.push((place, report));
+            let Some((number, scenario)) = lock(&queue).pop_front() else { return Ok(done) };
+            let (mut report, mut place) = (Report::default(), Place::among_others(&room));
+            let mut voice = Voice { shared: &shared, many: lanes > 1 };
+            scenario.run(ctx, probe, &mut report, &mut voice, &mut place)?;
+            done.push((number, report));
         }
     };
-    let done = std::thread::scope(|scope| {
+    let mut reports = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
         // A check that panics is caught where it runs; a panic here is a fault of the runner.
         let joined = lanes
             .into_iter()
             .map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         joined.collect::<Result<Vec<_>>>()
-    })?;
-    Ok(done.into_iter().flatten().collect())
+    })?
+    .concat();
+    reports.sort_by_key(|(number, _)| *number);
+    Ok(Report { outcomes: reports.into_iter().flat_map(|(_, report)| report.outcomes).collect() })
 }
 
 /// A lane that panicked left nothing half done behind these locks.
@@ -114,7 +128,7 @@ mod tests {
     use super::*;
     use crate::check::{Evidence, PASS, Phase, Scenario, check, fail};
 
-    /// How many scenarios run at this moment.
+    /// How many checks run at this moment.
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     /// Two scenarios that wait for each other.
     static MEET: Barrier = Barrier::new(2);
@@ -135,37 +149,28 @@ mod tests {
             "a scenario without a machine".into()
         }
 
-        fn alone(&self) -> bool {
-            self.alone
-        }
-
         fn start(&self, _: &Context, _: &Probe) -> anyhow::Result<()> {
-            RUNNING.fetch_add(1, Ordering::SeqCst);
             Ok(())
         }
 
         fn phases(&self, _: &Context) -> Vec<Phase<()>> {
             let alone = self.alone;
             let run = move |(): &mut ()| {
-                if alone {
-                    std::thread::sleep(Duration::from_millis(20));
-                    let others = RUNNING.load(Ordering::SeqCst) - 1;
-                    return if others == 0 { PASS } else { fail(format!("{others} others run")) };
+                RUNNING.fetch_add(1, Ordering::SeqCst);
+                if !alone {
+                    MEET.wait();
+                    return PASS;
                 }
-                MEET.wait();
-                RUNNING.fetch_sub(1, Ordering::SeqCst);
-                PASS
+                std::thread::sleep(Duration::from_millis(20));
+                let others = RUNNING.load(Ordering::SeqCst) - 1;
+                if others == 0 { PASS } else { fail(format!("{others} others run")) }
             };
             let leave = move |(): &mut ()| {
-                if alone {
-                    RUNNING.fetch_sub(1, Ordering::SeqCst);
-                }
+                RUNNING.fetch_sub(1, Ordering::SeqCst);
                 fail("so that there is something to say at the end")
             };
-            vec![Phase {
-                enter: |()| Ok(()),
-                checks: vec![check("runs", &[], run), check("fails", &[], leave)],
-            }]
+            let phase = Phase::of(vec![check("runs", &[], run), check("fails", &[], leave)]);
+            vec![if alone { phase.alone() } else { phase }]
         }
 
         fn evidence(&self, (): &mut ()) -> Vec<Evidence> {
@@ -179,7 +184,7 @@ mod tests {
 
     #[test]
     fn lanes_keep_the_order_and_leave_alone_what_wants_to_be() {
-        let toys = [("one", false), ("two", true), ("three", false), ("four", true)];
+        let toys = [("one", false), ("two", false), ("three", true), ("four", true)];
         let toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>).into();
         let ctx = Context { lanes: 2.try_into().unwrap(), ..crate::runner::context() };
         let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
@@ -193,6 +198,7 @@ mod tests {
         assert!(runs.iter().all(|one| one.problem.is_none()), "{runs:?}");
         let out = String::from_utf8(out).unwrap();
         assert!(out.contains("  ok      one::runs ") && out.contains("  ok      two::runs "), "{out}");
+        assert!(out.contains(": waits for the others, to be alone"), "{out}");
         assert!(
             out.contains("\nthree:\n  console of three\n    | the tail\n  again, leaving it up"),
             "{out}"

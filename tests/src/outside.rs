@@ -6,11 +6,12 @@ mod snowflake;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use clients::Smtp;
-use qemu::{Deadline, Probe};
+use qemu::{Deadline, Probe, Programs};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
@@ -78,12 +79,14 @@ impl Scenario for Outside {
             check("the_record_sees_leaks", &[], the_record_sees_leaks),
             check("the_scanner_sees_this_machine", &[], the_scanner_sees_this_machine),
         ];
-        let without_firewall = Phase {
-            enter: without_firewall,
-            checks: vec![check("no_interface_without_firewall", &["R1"], no_interface_without_firewall)],
-        };
-        let phase = |checks| Phase { enter: |_| Ok(()), checks };
-        vec![phase(checks), snowflake::phase(), lan_ssh::phase(), phase(controls), without_firewall]
+        let last = vec![check("no_interface_without_firewall", &["R1"], no_interface_without_firewall)];
+        vec![
+            Phase::of(checks),
+            snowflake::phase(),
+            lan_ssh::phase(),
+            Phase::of(controls),
+            Phase::after(without_firewall, last),
+        ]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -146,21 +149,30 @@ fn lan_scan(state: &mut State) -> Verdict {
 fn scans(state: &State, tcp: &[&str], udp: &[&str]) -> anyhow::Result<Vec<Vec<String>>> {
     let v4 = state.resident.address().to_string();
     let v6 = format!("{}%br0", state.resident.link_local());
-    let mut found = Vec::new();
-    for (target, family) in [(v4.as_str(), None), (v6.as_str(), Some("-6"))] {
-        for (kind, ports) in [("-sS", tcp), ("-sU", udp)] {
-            let arguments = [kind, "--max-retries=1"].into_iter().chain(ports.iter().copied());
-            let arguments: Vec<_> = arguments.chain(family).chain([target]).collect();
-            found.push(open(&nmap(state, &arguments)?));
-        }
-    }
-    Ok(found)
+    let programs = state.world.lab().programs();
+    let scan = |target: &str, family: Option<&str>, kind: &str, ports: &[&str]| {
+        let arguments = [kind, "--max-retries=1"].into_iter().chain(ports.iter().copied());
+        let arguments: Vec<_> = arguments.chain(family).chain([target]).collect();
+        Ok(open(&nmap(programs, &arguments)?))
+    };
+    // A scan waits for answers that do not come, and nothing hinders another one from waiting, too.
+    std::thread::scope(|scope| {
+        let ways = [(v4.as_str(), None), (v6.as_str(), Some("-6"))];
+        let kinds = [("-sS", tcp), ("-sU", udp)];
+        let all = ways.map(|(target, family)| {
+            kinds.map(|(kind, ports)| scope.spawn(move || scan(target, family, kind, ports)))
+        });
+        let join = |one: ScopedJoinHandle<'_, anyhow::Result<Vec<String>>>| {
+            one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        all.into_iter().flatten().map(join).collect()
+    })
 }
 
 /// Scans from the lab; the report is nmap's line format.
-fn nmap(state: &State, arguments: &[&str]) -> anyhow::Result<String> {
+fn nmap(programs: &Programs, arguments: &[&str]) -> anyhow::Result<String> {
     let all = ["-n", "-Pn", "-oG", "-", "--host-timeout=240s"].iter().chain(arguments);
-    let report = state.world.lab().programs().output("nmap", all)?;
+    let report = programs.output("nmap", all)?;
     Ok(String::from_utf8_lossy(&report).into_owned())
 }
 
@@ -254,7 +266,7 @@ fn tor_stopped_nothing_leaves(state: &mut State) -> Verdict {
 fn the_scanner_sees_open_ports(state: &mut State) -> Verdict {
     let relay = state.world.relay()?;
     let (address, port) = (relay.ip().to_string(), relay.port().to_string());
-    let found = open(&nmap(state, &["-sS", "-p", &port, &address])?);
+    let found = open(&nmap(state.world.lab().programs(), &["-sS", "-p", &port, &address])?);
     if found == [format!("tcp port {port} is open")] {
         return PASS;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use qemu::Probe;
 
 use crate::check::{Check, Scenario, Verdict};
-use crate::lanes::Voice;
+use crate::lanes::{Place, Voice};
 use crate::report::{self, paint};
 use crate::{Context, Outcome, Problem, Report};
 
@@ -21,10 +21,14 @@ pub(crate) trait Runnable: Send {
 
     fn wants_browser(&self) -> bool;
 
-    /// Whether nothing else may run beside it.
-    fn alone(&self) -> bool;
-
-    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut Voice<'_>) -> Result<()>;
+    fn run(
+        &self,
+        ctx: &Context,
+        probe: &Probe,
+        report: &mut Report,
+        out: &mut Voice<'_>,
+        place: &mut Place<'_>,
+    ) -> Result<()>;
 }
 
 impl<T: Scenario + Send> Runnable for T {
@@ -42,12 +46,15 @@ impl<T: Scenario + Send> Runnable for T {
         Scenario::wants_browser(self)
     }
 
-    fn alone(&self) -> bool {
-        Scenario::alone(self)
-    }
-
-    fn run(&self, ctx: &Context, probe: &Probe, report: &mut Report, out: &mut Voice<'_>) -> Result<()> {
-        walk(self, ctx, probe, report, out)
+    fn run(
+        &self,
+        ctx: &Context,
+        probe: &Probe,
+        report: &mut Report,
+        out: &mut Voice<'_>,
+        place: &mut Place<'_>,
+    ) -> Result<()> {
+        walk(self, ctx, probe, report, out, place)
     }
 }
 
@@ -57,6 +64,7 @@ fn walk<T: Scenario>(
     probe: &Probe,
     report: &mut Report,
     out: &mut Voice<'_>,
+    place: &mut Place<'_>,
 ) -> Result<()> {
     let name = scenario.name();
     let phases = scenario.phases(ctx);
@@ -77,6 +85,9 @@ fn walk<T: Scenario>(
     let mut evidence = Vec::new();
     for phase in &phases[..=last] {
         let before = sink.report.failed();
+        if phase.alone && lost.is_none() {
+            sink.wait_alone(place)?;
+        }
         if let (Some(state), None) = (&mut state, &lost) {
             let start = Instant::now();
             lost = guarded(|| (phase.enter)(state)).err().map(|error| format!("{error:#}"));
@@ -134,6 +145,15 @@ struct Sink<'a, 'v> {
 }
 
 impl Sink<'_, '_> {
+    /// Ends when no other scenario runs. The time does not count: it is that of others.
+    fn wait_alone(&mut self, place: &mut Place<'_>) -> Result<()> {
+        if !place.is_alone() {
+            self.out.say(&format!("{}: waits for the others, to be alone", self.scenario))?;
+            place.wait_alone();
+        }
+        Ok(())
+    }
+
     fn take<S>(&mut self, check: &Check<S>, problem: Option<Problem>, time: Duration) -> Result<()> {
         let outcome = Outcome {
             scenario: self.scenario.to_owned(),
@@ -199,6 +219,8 @@ pub(crate) fn context() -> Context {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::RwLock;
+
     use anyhow::bail;
 
     use super::*;
@@ -239,7 +261,7 @@ mod tests {
                 state.push("reboot");
                 Ok(())
             };
-            vec![Phase { enter: |_| Ok(()), checks: first }, Phase { enter: reboot, checks: second }]
+            vec![Phase::of(first), Phase::after(reboot, second)]
         }
 
         fn evidence(&self, _: &mut Self::State) -> Vec<Evidence> {
@@ -257,7 +279,9 @@ mod tests {
         ctx.filter = filter.map(str::to_owned);
         let (mut report, mut out) = (Report::default(), Vec::new());
         let shared = std::sync::Mutex::new(&mut out as &mut (dyn std::io::Write + Send));
-        Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut Voice::alone(&shared)).unwrap();
+        let (room, mut voice) = (RwLock::default(), Voice::alone(&shared));
+        let mut place = Place::among_others(&room);
+        Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut voice, &mut place).unwrap();
         let outcomes = report.outcomes.into_iter().map(|one| (one.check, one.problem.is_none())).collect();
         (outcomes, String::from_utf8(out).unwrap())
     }

@@ -18,12 +18,11 @@ const AUTHORIZED: &str = "/var/lib/tor/admin/authorized_clients";
 const SOON: u64 = 60;
 
 pub(super) fn checks() -> Vec<Check<State>> {
-    vec![check("client_auth_required", &["R3"], client_auth_required)]
-}
-
-/// Tor has to be restarted for it, so nothing comes after.
-pub(super) fn last() -> Vec<Check<State>> {
-    vec![check("broken_auth_file_fails_closed", &["R3"], broken_auth_file)]
+    vec![
+        check("client_auth_required", &["R3"], client_auth_required),
+        // Tor has to be restarted for it.
+        check("broken_auth_file_fails_closed", &["R3"], broken_auth_file),
+    ]
 }
 
 /// SSH's first line, or why there is none.

@@ -1,4 +1,5 @@
-//! An appliance in the lab, tried by those who guess and flood, while its owner works.
+//! An appliance in the lab, tried by those who guess and flood, while its owner works. The flood comes last, when no
+//! other scenario runs: it is about how long the owner waits.
 //!
 //! | module | what |
 //! |---|---|
@@ -39,12 +40,7 @@ const BOB: &str = "nine quiet Lighthouses wander";
 /// So many wrong passwords are one less than what closes a circuit (`jail.local`).
 const CAREFUL: usize = 4;
 
-pub(crate) enum Attack {
-    /// One thing after the other.
-    Singly,
-    /// All at once, while the owner's waiting is measured.
-    Flood,
-}
+pub(crate) struct Attack;
 
 /// Fields are dropped in this order.
 pub(crate) struct State {
@@ -61,26 +57,16 @@ impl Scenario for Attack {
     type State = State;
 
     fn name(&self) -> Cow<'static, str> {
-        match self {
-            Self::Singly => "attack".into(),
-            Self::Flood => "attack_flood".into(),
-        }
+        "attack".into()
     }
 
     fn about(&self) -> Cow<'static, str> {
-        match self {
-            Self::Singly => "one appliance in a private Tor network, guessed at and crowded".into(),
-            Self::Flood => "one appliance in a private Tor network, flooded while its owner works".into(),
-        }
-    }
-
-    fn alone(&self) -> bool {
-        matches!(self, Self::Flood)
+        "one appliance in a private Tor network, guessed at, crowded and flooded while its owner works".into()
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
-        let mut world = World::start(ctx, &self.name())?;
-        let resident = world.appliance(ctx, probe, &format!("{}/a", self.name()), "ada")?;
+        let mut world = World::start(ctx, "attack")?;
+        let resident = world.appliance(ctx, probe, "attack/a", "ada")?;
         Ok(State { resident, world, site: None, before: None, record: None })
     }
 
@@ -93,13 +79,14 @@ impl Scenario for Attack {
             gate("services_reachable_through_tor", &["R2"], services_reachable),
         ];
         let captured = vec![check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture)];
-        let phases = match self {
-            Self::Singly => {
-                vec![up, guesses::checks(), circuits::checks(), access::checks(), captured, access::last()]
-            }
-            Self::Flood => vec![up, flood::checks(), captured],
-        };
-        phases.into_iter().map(|checks| Phase { enter: |_| Ok(()), checks }).collect()
+        vec![
+            Phase::of(up),
+            Phase::of(guesses::checks()),
+            Phase::of(circuits::checks()),
+            Phase::of(access::checks()),
+            Phase::after(found_again, flood::checks()).alone(),
+            Phase::of(captured),
+        ]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -117,6 +104,12 @@ fn services_reachable(state: &mut State) -> Verdict {
     site.wait_up(Deadline::seconds(ONION))?;
     state.site = Some(site);
     PASS
+}
+
+/// Tor was started again: the lab's clients have to look for its services where they are now.
+fn found_again(state: &mut State) -> anyhow::Result<()> {
+    state.world.client()?.new_identity(Deadline::seconds(ONION))?;
+    state.site()?.wait_up(Deadline::seconds(ONION))
 }
 
 fn capture(state: &mut State) -> Verdict {

@@ -81,16 +81,11 @@ impl Scenario for Driver {
             check("in_a_labs_network_it_sees_only_that", &[], in_a_lab),
             check("no_process_outlives_it", &[], outlived),
         ];
-        vec![
-            Phase { enter: |_| Ok(()), checks: with_page },
-            Phase {
-                enter: |state| {
-                    state.browser = None;
-                    Ok(())
-                },
-                checks: without,
-            },
-        ]
+        let leave = |state: &mut State| {
+            state.browser = None;
+            Ok(())
+        };
+        vec![Phase::of(with_page), Phase::after(leave, without)]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {

@@ -100,11 +100,7 @@ impl Scenario for Clock {
             gate("tor_connects_with_the_right_time", &["R2"], greets),
             check("wrong_clock_recovers", &["R22", "R49"], recovers),
         ];
-        vec![
-            Phase { enter: |_| Ok(()), checks: wrong },
-            Phase { enter: answer, checks: right },
-            Phase { enter: set::fall_silent, checks: set::checks() },
-        ]
+        vec![Phase::of(wrong), Phase::after(answer, right), Phase::after(set::fall_silent, set::checks())]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::first_boot::identity;
 use crate::site::{Account, DIALOGUE, ONION, Site};
 use crate::webmail::Webmail;
 use crate::world::{Asleep, Resident, World};
@@ -112,7 +113,7 @@ impl Scenario for Exchange {
                 }
                 PASS
             }),
-            check("identities_are_disjoint", &["R49"], identities_are_disjoint),
+            check("keys_unique_across_two_boots", &["R3", "R49"], keys_unique),
             gate("owners_log_in_through_tor", &["R22", "R23", "R39"], owners_log_in),
             check("two_appliances_exchange_mail_there", &["R36"], |state: &mut State| exchange(state, 0, 1)),
             check("two_appliances_exchange_mail_back", &["R36"], |state: &mut State| exchange(state, 1, 0)),
@@ -122,12 +123,11 @@ impl Scenario for Exchange {
             check("webmail_reply_threads_and_tells_nothing", &["R16", "R31"], webmail::reply),
         ];
         let captures = vec![check("captures_hold_only_tor_and_dhcp", &["R1", "R4", "R6"], only_tor_and_dhcp)];
-        let phase = |checks| Phase { enter: |_| Ok(()), checks };
         vec![
-            phase(checks),
-            Phase { enter: sleep::fall_asleep, checks: sleep::while_asleep() },
-            Phase { enter: sleep::wake, checks: sleep::afterwards() },
-            phase(captures),
+            Phase::of(checks),
+            Phase::after(sleep::fall_asleep, sleep::while_asleep()),
+            Phase::after(sleep::wake, sleep::afterwards()),
+            Phase::of(captures),
         ]
     }
 
@@ -174,20 +174,14 @@ impl Person {
     }
 }
 
-/// Everything by which an appliance is known or guarded.
-const IDENTITY: &str = "sha256sum /etc/machine-id /etc/ssh/ssh_host_ed25519_key \
-    /var/lib/tor/*/hs_ed25519_secret_key /var/lib/cipolla/private/credentials/* \
-    /var/lib/cipolla/private/*.pem /var/lib/cipolla/tls/*.key /var/lib/cipolla/web/des_key";
-
 /// The same image twice, and not one secret or name in common.
-fn identities_are_disjoint(state: &mut State) -> Verdict {
+fn keys_unique(state: &mut State) -> Verdict {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut findings = Vec::new();
     for person in &mut state.people {
-        let text = person.read(IDENTITY)?;
-        for (sum, file) in text.lines().filter_map(|line| line.split_once("  ")) {
+        for (file, sum) in identity(&mut person.resident()?.appliance)? {
             let here = format!("{file} of {}", person.name);
-            if let Some(other) = seen.insert(sum.to_owned(), here.clone()) {
+            if let Some(other) = seen.insert(sum, here.clone()) {
                 findings.push(format!("{here} is the same as {other}"));
             }
         }

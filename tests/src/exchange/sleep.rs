@@ -1,12 +1,12 @@
-//! One appliance loses its power, the other one writes to it: the mail waits, without bothering its writer, and
-//! arrives when the peer is there again. The writer's Tor is restarted in between.
+//! One appliance loses its power, with mail in its queue; the other one writes to it: the mail waits, without bothering
+//! its writer, and arrives when the peer is there again. The writer's Tor is restarted in between.
 //!
 //! Postfix would try again by itself after five minutes. Here it is asked to, as an owner may (`cipolla queue retry`),
 //! and when it would have is looked at.
 
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use qemu::Deadline;
 
 use super::{DELIVERY, State, attachment, message, unlike};
@@ -40,9 +40,19 @@ pub(super) struct Waiting {
     figures: String,
 }
 
-/// The peer's power is cut. No browser is needed any more.
+/// A word in the subject of what is in the peer's queue when its power goes.
+const QUEUED: &str = "halfway";
+
+/// What the peer has accepted is in its queue and nowhere else, since its Dovecot is stopped. Then its power is cut. No
+/// browser is needed any more.
 pub(super) fn fall_asleep(state: &mut State) -> anyhow::Result<()> {
     state.webmail = None;
+    let address = state.people[1].address()?;
+    let letter = format!("From: <{address}>\r\nTo: <{address}>\r\nSubject: {QUEUED}\r\n\r\nThere.\r\n");
+    let mut smtp = state.people[1].submission()?;
+    state.people[1].read("systemctl stop dovecot")?;
+    let reply = smtp.mail(&address, &[&address], letter.as_bytes())?;
+    ensure!(reply.code == 250, "the peer does not take a message before its power goes: {reply}");
     let resident = state.people[1].resident.take().context("the peer is not up")?;
     state.asleep = Some(resident.cut_power()?);
     Ok(())
@@ -67,6 +77,7 @@ pub(super) fn wake(state: &mut State) -> anyhow::Result<()> {
 pub(super) fn afterwards() -> Vec<Check<State>> {
     vec![
         gate("peer_is_back", &[], back),
+        check("queue_survives_power_cut", &["R38"], queue_survives),
         check("sleeping_peer_is_deferred_then_delivered", &["R30", "R36", "R38"], delivered),
     ]
 }
@@ -168,6 +179,16 @@ fn back(state: &mut State) -> Verdict {
     state.people[1].site()?.wait_up(Deadline::seconds(ONION))?;
     note(state, &format!("{:.0} s from power to the peer's services", started.elapsed().as_secs_f64()))?;
     PASS
+}
+
+/// What was accepted before the power went is delivered after, once.
+fn queue_survives(state: &mut State) -> Verdict {
+    let script = format!(
+        "for n in $(seq 120); do grep -rlsx 'Subject: {QUEUED}' /var/vmail/bob/Maildir/ && break; sleep 1; done; \
+         postqueue -j"
+    );
+    let seen = state.people[1].read(&script)?;
+    if seen.lines().count() == 1 && seen.starts_with("/var/vmail/") { PASS } else { fail(seen) }
 }
 
 /// Once, unchanged, and the queue is empty.

@@ -51,7 +51,7 @@ impl Scenario for File {
             check("no_compiler_no_pop3_no_telnet", &["R39", "R53"], contents::no_compiler_no_pop3_no_telnet),
             check("config_golden_per_arch", &[], contents::config_golden_per_arch),
         ]);
-        vec![Phase { enter: |_| Ok(()), checks }]
+        vec![Phase::of(checks)]
     }
 
     fn evidence(&self, _: &mut Opened) -> Vec<Evidence> {

@@ -55,6 +55,32 @@ impl Snapshot {
     }
 }
 
+/// Somebody on the machine writes to its owner, who has chosen no name yet.
+pub(super) fn mail_arrives(state: &mut State) -> Verdict {
+    let script = "to=$(basename /var/vmail/*)@$(cat /var/lib/tor/mx/hostname)
+        printf 'Subject: soup\\n\\nis ready\\n' | sendmail \"$to\"
+        for n in $(seq 120); do grep -rlx 'Subject: soup' /var/vmail/*/Maildir/new && exit; sleep 0.5; done
+        postqueue -p; false";
+    let output = state.appliance.run(script)?;
+    if output.status.success() { PASS } else { fail(output.stdout + &output.stderr) }
+}
+
+/// The letters in mailboxes, by path.
+fn letters(files: &BTreeMap<String, String>) -> BTreeMap<&String, &String> {
+    files.iter().filter(|(path, _)| path.contains("/Maildir/new/")).collect()
+}
+
+/// A restart in order. (What a power cut does to mail is the scenarios' `power` and `exchange`.)
+pub(super) fn mail_survives_reboot(state: &mut State) -> Verdict {
+    let now = Snapshot::take(&mut state.appliance)?;
+    let (before, now) = (letters(&first(state)?.files), letters(&now.files));
+    if !before.is_empty() && before == now {
+        PASS
+    } else {
+        fail(format!("before: {before:?}, after: {now:?}"))
+    }
+}
+
 pub(super) fn machine_id_is_made(state: &mut State) -> Verdict {
     let id = state.appliance.read("cat /etc/machine-id")?;
     let id = id.trim();

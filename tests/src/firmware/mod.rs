@@ -13,7 +13,7 @@ use anyhow::anyhow;
 use qemu::{Arch, Deadline, Firmware, Probe};
 
 use crate::Context;
-use crate::appliance::Appliance;
+use crate::appliance::{Appliance, webmail_database_is_whole};
 use crate::check::{Check, Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
 use crate::journal;
 
@@ -87,14 +87,14 @@ impl Scenario for FirmwareScenario {
         }
         first.push(check("journal_clean", &[], |state: &mut State| journal_clean(state, true)));
         first.push(check("no_apparmor_denial", &["R53"], no_apparmor_denial));
-        let mut phases = vec![Phase { enter: |_| Ok(()), checks: first }];
+        let mut phases = vec![Phase::of(first)];
         if main {
-            phases.push(Phase { enter: second_boot, checks: again() });
+            phases.push(Phase::after(second_boot, again()));
         }
         // Whoever wants to look at the machine afterwards does not want it off.
         if !ctx.keep {
             let off = check("power_button_powers_off", &[], power_button_powers_off);
-            phases.push(Phase { enter: |_| Ok(()), checks: vec![off] });
+            phases.push(Phase::of(vec![off]));
         }
         phases
     }
@@ -127,6 +127,17 @@ fn once() -> Vec<Check<State>> {
         check("dpkg_database_usable", &[], software::dpkg_database_usable),
         check("packages_are_intact", &["R10", "R47"], software::packages_are_intact),
         check("owners_match_manifest", &["R49"], software::owners_match_manifest),
+        check("webmail_database_is_there_before_its_first_use", &[], |state: &mut State| {
+            webmail_database_is_whole(&mut state.appliance)
+        }),
+        check("older_webmail_database_is_brought_up_to_date", &[], |state: &mut State| {
+            let script = "runuser -u roundcube -- php -r '(new PDO(\"sqlite:$argv[1]\"))->exec($argv[2]);' \
+                /var/lib/roundcube/db/roundcube.sqlite \"UPDATE system SET value = '2021100300'\" && \
+                systemctl start cipolla-webmail-db";
+            state.appliance.read(script)?;
+            webmail_database_is_whole(&mut state.appliance)
+        }),
+        check("mail_arrives_without_a_network", &["R41"], identity::mail_arrives),
     ]
 }
 
@@ -135,6 +146,7 @@ fn again() -> Vec<Check<State>> {
     vec![
         check("second_boot_is_quiet", &[], identity::second_boot_is_quiet),
         check("identity_survives_reboot", &[], identity::identity_survives_reboot),
+        check("mail_survives_reboot", &["R38", "R41"], identity::mail_survives_reboot),
         check("partitions_stay", &[], disk::partitions_stay),
         check("shutdown_is_clean", &[], shutdown_is_clean),
         check("journal_clean_second_boot", &[], |state: &mut State| journal_clean(state, false)),

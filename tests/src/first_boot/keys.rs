@@ -147,16 +147,6 @@ pub(crate) fn identity(appliance: &mut Appliance) -> anyhow::Result<BTreeMap<Str
     Ok(identity)
 }
 
-pub(super) fn unique(state: &mut State) -> Verdict {
-    let now = identity(state.appliance()?)?;
-    let first = &state.identity;
-    let common = now.iter().filter_map(|(path, sum)| {
-        let (other, _) = first.iter().find(|(_, known)| *known == sum)?;
-        Some(format!("{path} of one machine is {other} of another"))
-    });
-    none_of(&common.collect::<Vec<_>>())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,8 @@
 //! The first start of an appliance: what it makes, that it never makes it twice, and who gets to know it.
 //!
-//! [`FirstBoot`] has two machines, one after the other. The first one gets the owner's settings as a credential
-//! and loses its power several times before it is allowed to finish; what it then is, is looked at from all
-//! sides. The second one gets no settings. `settings` is the scenario of an owner whose settings are wrong.
+//! [`FirstBoot`] has a machine that gets the owner's settings as a credential and loses its power several times before
+//! it is allowed to finish; what it then is, is looked at from all sides. `settings` is the scenario of an owner whose
+//! settings are wrong. (A machine without settings is that of the scenarios of the firmware.)
 
 mod cases;
 mod faults;
@@ -15,7 +15,6 @@ mod wifi;
 pub(crate) use keys::identity;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow};
 use qemu::{Probe, RunDir};
@@ -42,8 +41,6 @@ pub(crate) struct State {
     appliance: Option<Appliance>,
     cuts: Vec<power_cut::Cut>,
     waiting: secrets::Waiting,
-    /// What makes the first machine unlike all others: path to checksum.
-    identity: BTreeMap<String, String>,
 }
 
 impl State {
@@ -74,15 +71,11 @@ impl Scenario for FirstBoot {
             appliance: None,
             cuts: Vec::new(),
             waiting: secrets::Waiting::default(),
-            identity: BTreeMap::new(),
         })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
-        vec![
-            Phase { enter: power_cut::cut, checks: first_machine() },
-            Phase { enter: |state| replace(state, |_| ()).map(drop), checks: second_machine() },
-        ]
+        vec![Phase::after(power_cut::cut, checks())]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -94,14 +87,13 @@ impl Scenario for FirstBoot {
     }
 }
 
-/// What the machine with the owner's settings shows. Later checks change it more than earlier ones.
-fn first_machine() -> Vec<Check<State>> {
+/// What it is at last. Later checks change it more than earlier ones.
+fn checks() -> Vec<Check<State>> {
     vec![
         gate("boots_after_power_cuts", &["R49"], |state: &mut State| {
             secrets::watch_command_lines(state)?;
             state.appliance()?.wait_boot()?;
             secrets::learn(state)?;
-            state.identity = identity(state.appliance()?)?;
             PASS
         }),
         check("power_cut_at_every_step_resumes", &["R49"], power_cut::resumes),
@@ -117,28 +109,6 @@ fn first_machine() -> Vec<Check<State>> {
         check("disk_full_explains", &[], faults::disk_full),
         check("first_login_shows_credentials_once", &["R49"], secrets::first_login),
         check("ack_forgets_credentials", &["R42", "R49"], secrets::acknowledged),
-    ]
-}
-
-/// What the machine without settings shows.
-fn second_machine() -> Vec<Check<State>> {
-    vec![
-        gate("boots_without_settings", &[], |state: &mut State| {
-            state.appliance()?.wait_boot()?;
-            PASS
-        }),
-        check("webmail_database_is_there_before_its_first_use", &[], |state: &mut State| {
-            appliance::webmail_database_is_whole(state.appliance()?)
-        }),
-        check("older_webmail_database_is_brought_up_to_date", &[], |state: &mut State| {
-            let script = "runuser -u roundcube -- php -r '(new PDO(\"sqlite:$argv[1]\"))->exec($argv[2]);' \
-                /var/lib/roundcube/db/roundcube.sqlite \"UPDATE system SET value = '2021100300'\" && \
-                systemctl start cipolla-webmail-db";
-            let appliance = state.appliance()?;
-            appliance.read(script)?;
-            appliance::webmail_database_is_whole(appliance)
-        }),
-        check("keys_unique_across_two_boots", &["R3", "R49"], keys::unique),
     ]
 }
 

@@ -92,7 +92,7 @@ impl Scenario for WrongSettings {
             radio("wifi_passphrases_stay_secret", &["R42", "R49"], wifi::passphrases_stay_secret),
             radio("wifi_fails_closed", &["R1"], wifi::fails_closed),
         ];
-        vec![Phase { enter: |_| Ok(()), checks: wrong }, Phase { enter: correct, checks: corrected }]
+        vec![Phase::of(wrong), Phase::after(correct, corrected)]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {

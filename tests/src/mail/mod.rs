@@ -96,21 +96,20 @@ impl Scenario for Mail {
             gate("services_reachable_through_tor", &["R2"], services_reachable),
             gate("second_mailbox", &[], second_mailbox),
         ];
-        let phase = |checks| Phase { enter: |_| Ok(()), checks };
         vec![
-            phase(up),
-            Phase { enter: quiet::pause, checks: inside::checks() },
-            phase(sandbox::checks()),
-            Phase { enter: quiet::resume, checks: receive::checks() },
-            phase(submit::checks()),
-            phase(loopback::checks()),
-            phase(rules::checks()),
-            phase(delivery::checks()),
-            phase(web::checks()),
-            phase(quiet::checks()),
-            phase(upkeep::checks()),
-            phase(restarts::checks()),
-            phase(log::checks()),
+            Phase::of(up),
+            Phase::after(quiet::pause, inside::checks()),
+            Phase::of(sandbox::checks()),
+            Phase::after(quiet::resume, receive::checks()),
+            Phase::of(submit::checks()),
+            Phase::of(loopback::checks()),
+            Phase::of(rules::checks()),
+            Phase::of(delivery::checks()),
+            Phase::of(web::checks()),
+            Phase::of(quiet::checks()),
+            Phase::of(upkeep::checks()),
+            Phase::of(restarts::checks()),
+            Phase::of(log::checks()),
         ]
     }
 

@@ -1,28 +1,31 @@
-//! What a stop does: the power goes, the machine restarts, Tor is gone. Comes last, since an onion service needs
-//! minutes to be found again.
+//! What a stop does: servers die, Tor is gone. Comes last, since an onion service needs minutes to be found again.
 
 use qemu::Deadline;
 
+use super::State;
 use super::inside::{USERS, capture, passed};
-use super::{Person, State};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("killed_servers_come_back", &[], killed_servers),
-        check("queue_survives_power_cut", &["R38"], queue_survives_power_cut),
-        check("mail_survives_reboot", &["R38", "R41"], mail_survives_reboot),
         check("tor_stopped_nothing_leaves", &["R1", "R38"], tor_stopped),
         check("watch_acts_in_steps_and_reports", &["R33"], watch_acts),
     ]
 }
 
-/// The main process of each server is killed, as the kernel does when memory is short.
+/// The main process of each server is killed, as the kernel does when memory is short; all of them at once.
 const KILL: &str = r#"
-for unit in postfix dovecot nginx php8.4-fpm rspamd fail2ban tor@default; do
-  before=$(systemctl show -P MainPID $unit.service)
-  kill -KILL "$before" || echo "$unit has no main process"
-  for n in $(seq 120); do
+units='postfix dovecot nginx php8.4-fpm rspamd fail2ban tor@default'
+for unit in $units; do
+  systemctl show -P MainPID $unit.service >/run/before.$unit
+done
+for unit in $units; do
+  kill -KILL "$(cat /run/before.$unit)" || echo "$unit has no main process"
+done
+for unit in $units; do
+  before=$(cat /run/before.$unit)
+  for n in $(seq 240); do
     now=$(systemctl show -P MainPID $unit.service)
     test "$now" != "$before" && test "$now" != 0 && systemctl -q is-active $unit.service && break
     sleep 0.5
@@ -77,37 +80,6 @@ fn watch_acts(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("{}{}", output.stdout, output.stderr))
-}
-
-/// Accepted, then the power goes: with Dovecot stopped the message is in the queue, and nowhere else.
-fn queue_survives_power_cut(state: &mut State) -> Verdict {
-    let (ada, bob, token) = (state.at("ada")?, state.at("bob")?, state.token());
-    let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "accepted");
-    let mut smtp = state.submission("ada before the cut", Person::Ada)?;
-    state.resident.appliance.read("systemctl stop dovecot")?;
-    let reply = smtp.mail(&ada, &[&bob], &letter)?;
-    drop(smtp);
-    if reply.code != 250 {
-        return fail(format!("not accepted: {reply}"));
-    }
-    state.resident.appliance.hard_reset()?;
-    let script = format!(
-        "for n in $(seq 90); do grep -rls 'Subject: {token}' /var/vmail/bob/Maildir/new && break; sleep 1; done; postqueue -p"
-    );
-    let found = state.resident.appliance.read(&script)?;
-    if found.starts_with("/var/vmail/bob/Maildir/new/") { PASS } else { fail(found) }
-}
-
-fn mail_survives_reboot(state: &mut State) -> Verdict {
-    let script = "find /var/vmail -type f -path '*Maildir*' \\( -path '*/cur/*' -o -path '*/new/*' \\) | wc -l; \
-                  cat /var/lib/tor/mx/hostname";
-    let before = state.resident.appliance.read(script)?;
-    state.resident.appliance.reboot()?;
-    let after = state.resident.appliance.read(script)?;
-    if before != after {
-        return fail(format!("before: {before}after: {after}"));
-    }
-    PASS
 }
 
 /// Without Tor no other way opens: mail waits, and the card is silent but for DHCP.

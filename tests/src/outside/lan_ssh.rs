@@ -29,7 +29,7 @@ pub(super) fn phase() -> Phase<State> {
         check("lan_ssh_guesser_is_banned", &["R3", "R19"], guesser_is_banned),
         check("lan_ssh_for_named_networks_only", &["R2", "R3"], named_networks_only),
     ];
-    Phase { enter, checks }
+    Phase::after(enter, checks)
 }
 
 /// The owner names the network in which the lab is, and a key.
@@ -142,7 +142,7 @@ fn named_networks_only(state: &mut State) -> Verdict {
     name_network(state, &format!("{ALONE}/32"))?;
     let mut findings = Vec::new();
     let address = state.resident.address().to_string();
-    findings.extend(open(&nmap(state, &["-sS", "-p22", &address])?));
+    findings.extend(open(&nmap(state.world.lab().programs(), &["-sS", "-p22", &address])?));
     let let_in = ssh(state, ALONE, "owner", &[])?;
     if let_in.stdout != "root\n" {
         findings.push(format!("the address that is named: {}{}", let_in.stdout, let_in.stderr));

@@ -39,7 +39,7 @@ pub(super) fn phase() -> Phase<State> {
         check("snowflake_is_confined", &["R4", "R53"], is_confined),
         check("snowflake_asks_for_no_names", &["R4", "R6"], asks_for_no_names),
     ];
-    Phase { enter: apply, checks }
+    Phase::after(apply, checks)
 }
 
 /// A server that takes TLS for the front, with a certificate that nobody trusts.

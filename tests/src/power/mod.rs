@@ -130,12 +130,10 @@ impl Scenario for Power {
     }
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
-        let mut phases = vec![
-            Phase { enter: cut_and_read, checks: judgement() },
-            Phase { enter: after::start, checks: after::checks() },
-        ];
+        let mut phases =
+            vec![Phase::after(cut_and_read, judgement()), Phase::after(after::start, after::checks())];
         if ctx.writes.is_none() {
-            phases.insert(0, Phase { enter: record::start, checks: record::checks() });
+            phases.insert(0, Phase::after(record::start, record::checks()));
         }
         phases
     }

@@ -49,6 +49,8 @@ pub(crate) struct State {
     scanners: Vantage,
     /// The scenario's folder.
     folder: PathBuf,
+    /// What testssl found, by port.
+    scans: tls::Scans,
 }
 
 impl Scenario for Web {
@@ -75,7 +77,8 @@ impl Scenario for Web {
         let owner = Owner { ssh_keys: &[key], ..Owner::from("ada") };
         let resident = world.appliance(ctx, probe, "web/a", owner)?;
         let scanners = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
-        Ok(State { webmail: None, resident, world, site: None, tree, scanners, folder })
+        let scans = tls::Scans::new();
+        Ok(State { webmail: None, resident, world, site: None, tree, scanners, folder, scans })
     }
 
     fn phases(&self, _: &Context) -> Vec<Phase<State>> {
@@ -87,24 +90,20 @@ impl Scenario for Web {
             gate("services_reachable_through_tor", &["R2"], services_reachable),
             gate("second_mailbox", &[], second_mailbox),
         ];
-        let phase = |checks| Phase { enter: |_| Ok(()), checks };
-        let without_browser = Phase {
-            enter: |state: &mut State| {
-                state.webmail = None;
-                Ok(())
-            },
-            checks: tls::checks(),
+        let leave = |state: &mut State| {
+            state.webmail = None;
+            Ok(())
         };
         vec![
-            phase(up),
-            phase(webmail::checks()),
-            without_browser,
+            Phase::of(up),
+            Phase::of(webmail::checks()),
+            Phase::after(leave, tls::checks()),
             // Checks that wait more than they work.
-            Phase { enter: audit::start, checks: admin::checks() },
-            phase(renewal::checks()),
-            phase(tls::scans()),
-            phase(audit::checks()),
-            phase(webonly::checks()),
+            Phase::after(audit::start, admin::checks()),
+            Phase::of(renewal::checks()),
+            Phase::after(tls::scan, tls::scans()),
+            Phase::of(audit::checks()),
+            Phase::of(webonly::checks()),
         ]
     }
 

@@ -1,5 +1,9 @@
 //! TLS as scanners see it, on every port that has it, through Tor.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use anyhow::{Context as _, ensure};
 use qemu::Deadline;
 
@@ -7,8 +11,8 @@ use super::State;
 use super::forward::Forward;
 use crate::check::{Check, Verdict, check, none_of};
 use crate::site::{DIALOGUE, PEER};
-use crate::vantage::openssl;
-use crate::vantage::testssl::{self, Depth, Severity};
+use crate::vantage::testssl::{self, Depth, Finding, Severity};
+use crate::vantage::{Vantage, openssl};
 
 /// One full run: some hundred handshakes with an emulated machine, over six relays.
 const SCAN: u64 = 1800;
@@ -50,7 +54,45 @@ pub(super) fn checks() -> Vec<Check<State>> {
     ]
 }
 
-/// What takes minutes.
+/// What testssl found, by port.
+pub(super) type Scans = BTreeMap<u16, anyhow::Result<Vec<Finding>>>;
+
+/// Scans all ports at once: a scan waits for circuits more than anybody works.
+pub(super) fn scan(state: &mut State) -> anyhow::Result<()> {
+    let scans = PORTS.map(|port| Scan::of(state, port));
+    let scanners = &state.scanners;
+    state.scans = std::thread::scope(|scope| {
+        let running = scans.map(|scan| scope.spawn(move || scan?.run(scanners)));
+        let done = running.map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        PORTS.map(|port| port.number).into_iter().zip(done).collect()
+    });
+    Ok(())
+}
+
+/// A scan that is ready to run.
+struct Scan {
+    argv: Vec<OsString>,
+    json: PathBuf,
+    _forward: Forward,
+}
+
+impl Scan {
+    fn of(state: &State, port: Port) -> anyhow::Result<Self> {
+        let (onion, forward) = (port.onion(state)?, port.forward(state)?);
+        let json = state.folder.join(format!("testssl-{}.json", port.number));
+        if json.exists() {
+            fs_err::remove_file(&json)?;
+        }
+        let argv = testssl::argv(forward.address, &onion, port.starttls, Depth::Full, &json);
+        Ok(Self { argv, json, _forward: forward })
+    }
+
+    fn run(self, scanners: &Vantage) -> anyhow::Result<Vec<Finding>> {
+        let output = scanners.output(&self.argv, Deadline::seconds(SCAN))?;
+        testssl::parse(&fs_err::read_to_string(&self.json).context(output.stdout)?)
+    }
+}
+
 pub(super) fn scans() -> Vec<Check<State>> {
     let scan = |port: Port| {
         let name = format!("testssl_no_finding_above_low_{}", port.number);
@@ -145,15 +187,7 @@ fn name_constrained(state: &mut State) -> Verdict {
 }
 
 fn no_grave_finding(state: &mut State, port: Port) -> Verdict {
-    let (onion, forward) = (port.onion(state)?, port.forward(state)?);
-    let json = state.folder.join(format!("testssl-{}.json", port.number));
-    if json.exists() {
-        fs_err::remove_file(&json)?;
-    }
-    let argv = testssl::argv(forward.address, &onion, port.starttls, Depth::Full, &json);
-    let output = state.scanners.output(&argv, Deadline::seconds(SCAN))?;
-    let text = fs_err::read_to_string(&json).context(output.stdout)?;
-    let findings = testssl::parse(&text)?;
+    let findings = state.scans.remove(&port.number).context("the port was not scanned")??;
     let accepted = ACCEPTED.map(|(id, _)| id);
     let grave = testssl::above(&findings, Severity::Low, &accepted);
     let told = grave.iter().map(|one| format!("{} {:?}: {}", one.id, one.severity, one.finding));
