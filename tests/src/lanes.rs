@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Result, Write};
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use qemu::Probe;
@@ -88,20 +89,21 @@ pub(crate) fn run(
     let selected =
         |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
     let queue: VecDeque<_> = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate().collect();
-    let lanes = ctx.lanes.get().min(queue.len());
+    let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len()).unwrap_or(NonZeroUsize::MIN));
+    let ctx = &Context { lanes, ..ctx.clone() };
     let (queue, shared, room) = (Mutex::new(queue), Shared::new(out), RwLock::default());
     let lane = || -> Result<Vec<(usize, Report)>> {
         let mut done = Vec::new();
         loop {
             let Some((number, scenario)) = lock(&queue).pop_front() else { return Ok(done) };
             let (mut report, mut place) = (Report::default(), Place::among_others(&room));
-            let mut voice = Voice { shared: &shared, many: lanes > 1 };
+            let mut voice = Voice { shared: &shared, many: lanes.get() > 1 };
             scenario.run(ctx, probe, &mut report, &mut voice, &mut place)?;
             done.push((number, report));
         }
     };
     let mut reports = std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        let lanes: Vec<_> = (0..lanes.get()).map(|_| scope.spawn(lane)).collect();
         // A check that panics is caught where it runs; a panic here is a fault of the runner.
         let joined = lanes
             .into_iter()

@@ -130,6 +130,11 @@ fn guesser_is_banned(state: &mut State) -> Verdict {
     if other.stdout != "root\n" {
         findings.push(format!("another address meanwhile: {}{}", other.stdout, other.stderr));
     }
+    // New settings, as when the owner adds a network, do not let the guesser in.
+    name_network(state, "10.77.0.0/25")?;
+    if state.resident.appliance.read(&banned)?.is_empty() {
+        findings.push("new settings end the ban".to_owned());
+    }
     state.resident.appliance.read(&format!("cipolla unban {GUESSER}"))?;
     if !state.resident.appliance.read(&banned)?.is_empty() {
         findings.push("`cipolla unban` leaves the address in the set".to_owned());

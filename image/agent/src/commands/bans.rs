@@ -123,7 +123,10 @@ fn client(machine: &Machine<'_>, arguments: &[&str]) -> Result<String> {
 }
 
 /// Whom the firewall drops. An image or a ruleset without the set drops nobody in this way.
-fn firewall(machine: &Machine<'_>) -> Result<Vec<Dropped>> {
+///
+/// # Errors
+/// When nft(8) cannot be started, or does not answer as expected.
+pub fn firewall(machine: &Machine<'_>) -> Result<Vec<Dropped>> {
     if !machine.programs.has("nft") {
         return Ok(Vec::new());
     }
@@ -132,6 +135,32 @@ fn firewall(machine: &Machine<'_>) -> Result<Vec<Dropped>> {
         bail!("asking the firewall for its set of held addresses: {}", ran.stderr.trim());
     }
     dropped(&ran.stdout)
+}
+
+/// Lets the firewall drop addresses for as long as they have left.
+///
+/// # Errors
+/// When nft(8) cannot be started, or refuses.
+pub fn hold(machine: &Machine<'_>, held: &[Dropped]) -> Result<()> {
+    if held.is_empty() {
+        return Ok(());
+    }
+    let [_, set @ ..] = SET;
+    let ran =
+        machine.programs.run(&[["nft", "add", "element"].as_slice(), &set, &[&elements(held)]].concat())?;
+    if !ran.success {
+        bail!("adding to the firewall's set of held addresses: {}", ran.stderr.trim());
+    }
+    Ok(())
+}
+
+/// Elements of the set as nft(8) takes them.
+fn elements(held: &[Dropped]) -> String {
+    let element = |one: &Dropped| match one.expires {
+        Some(seconds) => format!("{} timeout {}s", one.address, seconds.max(1)),
+        None => one.address.to_string(),
+    };
+    format!("{{ {} }}", held.iter().map(element).collect::<Vec<_>>().join(", "))
 }
 
 /// The jails, and whom fail2ban holds.
@@ -291,6 +320,7 @@ mod tests {
         let dropped = dropped(answer).unwrap();
         assert_eq!(dropped[0], Dropped { address: "192.168.1.7".parse().unwrap(), expires: Some(1799) });
         assert_eq!(dropped[1].expires, None);
+        assert_eq!(elements(&dropped), "{ 192.168.1.7 timeout 1799s, 10.1.1.1 }");
         assert!(super::dropped(r#"{"nftables": [{"set": {"name": "banned"}}]}"#).unwrap().is_empty());
         assert!(super::dropped("Error: No such file or directory").is_err());
     }

@@ -5,14 +5,18 @@ use std::time::Duration;
 use anyhow::Result;
 use camino::Utf8Path;
 
+use super::bans;
 use crate::machine::Machine;
 
 /// Tor's unit.
 pub const TOR: &str = "tor@default.service";
 
+/// The firewall's unit.
+const FIREWALL: &str = "nftables.service";
+
 /// Which unit reads a rendered file. Files that no running unit reads are not listed.
 const READERS: [(&str, &str); 9] = [
-    ("/etc/nftables.conf", "nftables.service"),
+    ("/etc/nftables.conf", FIREWALL),
     ("/etc/tor/", TOR),
     ("/etc/postfix/", "postfix.service"),
     ("/etc/dovecot/", "dovecot.service"),
@@ -40,12 +44,26 @@ pub fn affected<'p>(paths: impl IntoIterator<Item = &'p str>) -> Vec<&'static st
 /// # Errors
 /// When systemctl(1) cannot be started.
 pub fn reload(machine: &Machine<'_>, units: &[&str]) -> Result<Vec<String>> {
-    let others: Vec<_> = units.iter().copied().filter(|unit| *unit != WIFI).collect();
-    let mut problems = tell(machine, "try-reload-or-restart", &others)?;
+    let mut problems = Vec::new();
+    if units.contains(&FIREWALL) {
+        problems.extend(reload_firewall(machine)?);
+    }
+    let others: Vec<_> = units.iter().copied().filter(|unit| ![FIREWALL, WIFI].contains(unit)).collect();
+    problems.extend(tell(machine, "try-reload-or-restart", &others)?);
     if units.contains(&WIFI) && machine.programs.has("networkctl") {
         let links = machine.programs.run(&["networkctl", "list", "--no-legend", "--no-pager"])?;
         let radios = radios(&links.stdout);
         problems.extend(tell(machine, "restart", &radios.iter().map(String::as_str).collect::<Vec<_>>())?);
+    }
+    Ok(problems)
+}
+
+/// A new ruleset has an empty set of held addresses, and fail2ban does not look; so they are carried over.
+fn reload_firewall(machine: &Machine<'_>) -> Result<Vec<String>> {
+    let held = bans::firewall(machine);
+    let mut problems = tell(machine, "try-reload-or-restart", &[FIREWALL])?;
+    if let Err(error) = held.and_then(|held| bans::hold(machine, &held)) {
+        problems.push(format!("addresses that were banned are not any more: {error:#}"));
     }
     Ok(problems)
 }
