@@ -63,16 +63,21 @@ fn dead_web_server(state: &mut State) -> Verdict {
     fail(format!("{}: {}{}", output.status, output.stdout, output.stderr))
 }
 
-/// The admin service has another address for a moment, of which no relay knows; nobody connects to it, so its descriptor
-/// is all there is to look at.
+/// For a moment the admin service's public key is one of which no relay knows. Nobody connects to that service, so its
+/// descriptor is all there is to look at.
+const UNPUBLISH: &str = r#"
+file=/var/lib/tor/admin/hs_ed25519_public_key
+cp -a $file /run/kept && python3 - $file "$PEER" <<'END' || exit 9
+import base64, sys
+file, address = sys.argv[1:]
+header = open(file, "rb").read()[:32]
+open(file, "wb").write(header + base64.b32decode(address.removesuffix(".onion").upper())[:32])
+END
+cipolla watch --look; status=$?
+cp -a /run/kept $file && rm /run/kept && exit $status"#;
+
 fn unpublished(state: &mut State) -> Verdict {
-    let script = format!(
-        "file=/var/lib/tor/admin/hostname; cp -a $file /run/kept && echo {} >$file || exit 9
-        cipolla watch --look; status=$?
-        cp -a /run/kept $file && rm /run/kept && exit $status",
-        crate::site::PEER
-    );
-    let output = run(state, &script, LOOK)?;
+    let output = run(state, &format!("PEER={}\n{UNPUBLISH}", crate::site::PEER), LOOK)?;
     let told = output.stdout.lines().any(|line| line.contains("admin") && line.contains("is not published"));
     let others = output.stdout.matches("can be reached").count();
     if output.status.0 == 3 && told && others == 2 {

@@ -20,6 +20,8 @@ use crate::tor_control::{self, Conversation};
 const SOCKS: &str = "/var/lib/tor/socks";
 /// How long the network's relays are waited for.
 const FETCH_PATIENCE: Duration = Duration::from_secs(60);
+/// So many relays without it are enough; a descriptor is at six, some of which may have started a moment ago.
+const ASKED: usize = 3;
 /// How long a connection to oneself may take, in both directions through Tor.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(90);
 
@@ -60,17 +62,33 @@ pub(super) fn everything(fs: &dyn Fs) -> Result<Seen> {
 /// Whether the network has the service's descriptor.
 fn descriptor(address: &str) -> Result<Service> {
     let name = address.trim_end_matches(".onion");
-    let mut tor = Conversation::open()?;
-    tor.ask("SETEVENTS HS_DESC")?;
-    tor.ask(&format!("HSFETCH {name}"))?;
+    // Two conversations: an event may come before the answer to a question.
+    let (mut events, mut tor) = (Conversation::open()?, Conversation::open()?);
+    events.ask("SETEVENTS HS_DESC")?;
+    let fetch = format!("HSFETCH {name}");
+    tor.ask(&fetch)?;
     let deadline = Instant::now() + FETCH_PATIENCE;
     let mut answers = Answers::default();
-    while let Some(event) = tor.event(deadline.saturating_duration_since(Instant::now()))? {
-        if let Some(service) = answers.hear(&event, name) {
-            return Ok(service);
+    while let Some(event) = events.event(deadline.saturating_duration_since(Instant::now()))? {
+        match answers.hear(&event, name) {
+            Heard::Enough(service) => return Ok(service),
+            // Tor asks one relay, and never one again that it asked not long ago.
+            Heard::NotThere => drop(tor.ask(&fetch)?),
+            Heard::Nothing => {}
         }
     }
     Ok(answers.verdict())
+}
+
+/// What an event says about a descriptor.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// The result.
+    Enough(Service),
+    /// One relay does not have it; others may.
+    NotThere,
+    /// Nothing, or not enough.
+    Nothing,
 }
 
 /// What relays said about one descriptor.
@@ -83,27 +101,30 @@ struct Answers {
 }
 
 impl Answers {
-    /// Hears one event: `650 HS_DESC ACTION ADDRESS AUTH RELAY [ID] [REASON=…]`. Says the result once it is known.
-    fn hear(&mut self, event: &str, name: &str) -> Option<Service> {
+    /// Hears one event: `650 HS_DESC ACTION ADDRESS AUTH RELAY [ID] [REASON=…]`.
+    fn hear(&mut self, event: &str, name: &str) -> Heard {
         let mut words = event.split(' ');
         let (Some("650"), Some("HS_DESC"), Some(action), Some(address)) =
             (words.next(), words.next(), words.next(), words.next())
         else {
-            return None;
+            return Heard::Nothing;
         };
         if address != name {
-            return None;
+            return Heard::Nothing;
         }
         let reason = words.find_map(|word| word.strip_prefix("REASON=")).unwrap_or("UNKNOWN");
         match (action, reason) {
-            ("RECEIVED", _) => return Some(Service::Reachable),
-            // Relays are asked one after the other; this is the end of the list.
-            ("FAILED", "QUERY_NO_HSDIR") => return Some(self.verdict()),
-            ("FAILED", "NOT_FOUND") => self.without += 1,
+            ("RECEIVED", _) => return Heard::Enough(Service::Reachable),
+            // Nobody is left to be asked, or nobody who was not asked not long ago.
+            ("FAILED", "QUERY_NO_HSDIR" | "QUERY_RATE_LIMITED") => return Heard::Enough(self.verdict()),
+            ("FAILED", "NOT_FOUND") => {
+                self.without += 1;
+                return if self.without < ASKED { Heard::NotThere } else { Heard::Enough(self.verdict()) };
+            }
             ("FAILED", other) => self.other = Some(other.to_ascii_lowercase().replace('_', " ")),
             _ => {}
         }
-        None
+        Heard::Nothing
     }
 
     fn verdict(&self) -> Service {
@@ -204,7 +225,10 @@ mod tests {
 
     fn hear(events: &[&str]) -> (Option<Service>, Service) {
         let mut answers = Answers::default();
-        let result = events.iter().find_map(|event| answers.hear(&event.replace("NAME", NAME), NAME));
+        let result = events.iter().find_map(|event| match answers.hear(&event.replace("NAME", NAME), NAME) {
+            Heard::Enough(service) => Some(service),
+            Heard::NotThere | Heard::Nothing => None,
+        });
         (result, answers.verdict())
     }
 
@@ -227,6 +251,10 @@ mod tests {
         assert!(matches!(result, Some(Service::Unreachable(why)) if why.contains("2 relays")));
         let (result, verdict) = hear(&[not_found]);
         assert!(result.is_none() && matches!(verdict, Service::Unreachable(_)));
+        let (result, _) = hear(&[not_found; 3]);
+        assert!(matches!(result, Some(Service::Unreachable(why)) if why.contains("3 relays")));
+        let mut answers = Answers::default();
+        assert_eq!(answers.hear(&not_found.replace("NAME", NAME), NAME), Heard::NotThere);
     }
 
     #[test]
