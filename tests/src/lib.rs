@@ -32,6 +32,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use qemu::{Arch, Programs};
 
@@ -173,8 +174,9 @@ pub fn wants_browser(ctx: &Context) -> bool {
 /// When `out` or the `JUnit` report cannot be written. Failed checks are no error here: see [`Report::failed`].
 pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Report> {
     let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root);
+    let start = Instant::now();
     let report = lanes::run(scenarios(ctx), ctx, &probe, out)?;
-    report.write_summary(ctx.colour, out)?;
+    report.write_summary(start.elapsed(), ctx.colour, out)?;
     report.write_junit(&ctx.results.join("scenarios.xml"))?;
     Ok(report)
 }

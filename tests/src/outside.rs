@@ -90,7 +90,7 @@ impl Scenario for Outside {
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.appliance.evidence()
+        state.resident.evidence()
     }
 
     fn reach(&self, state: &State) -> Option<String> {

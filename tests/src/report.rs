@@ -66,11 +66,12 @@ impl Report {
         self.outcomes.len() - self.passed()
     }
 
-    /// One row per scenario, then `N passed, N failed` alone on its line.
+    /// One row per scenario, how long all `took`, which is less where they run side by side, then `N passed, N failed`
+    /// alone on its line.
     ///
     /// # Errors
     /// When `out` cannot be written.
-    pub fn write_summary(&self, colour: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    pub fn write_summary(&self, took: Duration, colour: bool, out: &mut dyn Write) -> std::io::Result<()> {
         let mut rows: Vec<(&str, usize, usize, Duration)> = Vec::new();
         for outcome in &self.outcomes {
             let failed = usize::from(outcome.problem.is_some());
@@ -87,6 +88,7 @@ impl Report {
             let failed = if failed.trim() == "0" { failed } else { paint(colour, "31", &failed) };
             writeln!(out, "{name:28} {passed:>6} {failed} {:>7.1} s", time.as_secs_f64())?;
         }
+        writeln!(out, "{:42} {:>7.1} s", "from the start to the end", took.as_secs_f64())?;
         for outcome in self.outcomes.iter().filter(|outcome| outcome.problem.is_some()) {
             let line = format!("failed: {}::{}", outcome.scenario, outcome.check);
             writeln!(out, "{}", paint(colour, "31", &line))?;
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn the_last_line_counts() {
         let mut out = Vec::new();
-        report().write_summary(false, &mut out).unwrap();
+        report().write_summary(Duration::from_secs(9), false, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.ends_with("\n\n1 passed, 2 failed\n"), "{text}");
         assert!(text.contains("failed: file::no_secret\n"), "{text}");

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::Context;
 use crate::appliance::{Appliance, Cold};
 use crate::capture::{self, Expected, Packet, Tally};
+use crate::check::Evidence;
 
 /// Keys, eight starts of Tor, a first consensus: half a minute, more beside a busy neighbour.
 const TOR: u64 = 240;
@@ -231,6 +232,19 @@ impl Resident {
             packets.extend(capture::load(record)?);
         }
         Ok(packets)
+    }
+
+    /// What explains a failure: console, journal, and where its packets are.
+    pub(crate) fn evidence(&mut self) -> Vec<Evidence> {
+        let mut all = self.appliance.evidence();
+        for record in &self.records {
+            let line = match capture::load(record) {
+                Ok(packets) => format!("{} packets; tcpdump -nr or wireshark shows them", packets.len()),
+                Err(error) => format!("{error:#}"),
+            };
+            all.push((format!("capture: {}", record.display()), vec![line]));
+        }
+        all
     }
 
     /// Cuts its power: QEMU is killed, and what the guest had not flushed is lost.

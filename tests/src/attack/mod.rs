@@ -93,7 +93,7 @@ impl Scenario for Attack {
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.appliance.evidence()
+        state.resident.evidence()
     }
 
     fn reach(&self, state: &State) -> Option<String> {

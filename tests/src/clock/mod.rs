@@ -104,7 +104,7 @@ impl Scenario for Clock {
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.appliance.evidence()
+        state.resident.evidence()
     }
 
     fn reach(&self, state: &State) -> Option<String> {

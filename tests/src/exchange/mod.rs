@@ -133,7 +133,7 @@ impl Scenario for Exchange {
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
         let up = state.people.iter_mut().filter_map(|person| person.resident.as_mut());
-        up.flat_map(|resident| resident.appliance.evidence()).collect()
+        up.flat_map(Resident::evidence).collect()
     }
 
     fn reach(&self, state: &State) -> Option<String> {

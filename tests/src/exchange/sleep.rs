@@ -184,7 +184,7 @@ fn back(state: &mut State) -> Verdict {
 /// What was accepted before the power went is delivered after, once.
 fn queue_survives(state: &mut State) -> Verdict {
     let script = format!(
-        "for n in $(seq 120); do grep -rlsx 'Subject: {QUEUED}' /var/vmail/bob/Maildir/ && break; sleep 1; done; \
+        "for n in $(seq 120); do grep -rlsx 'Subject: {QUEUED}' /var/vmail/bob/Maildir/new && break; sleep 1; done; \
          postqueue -j"
     );
     let seen = state.people[1].read(&script)?;

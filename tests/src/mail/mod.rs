@@ -114,7 +114,7 @@ impl Scenario for Mail {
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.appliance.evidence()
+        state.resident.evidence()
     }
 
     fn reach(&self, state: &State) -> Option<String> {

@@ -108,7 +108,7 @@ impl Scenario for Web {
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.appliance.evidence()
+        state.resident.evidence()
     }
 
     fn reach(&self, state: &State) -> Option<String> {
