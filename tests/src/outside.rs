@@ -141,7 +141,7 @@ fn banner_no_os(state: &mut State) -> Verdict {
 
 /// Every TCP port, and the UDP ports that something usually listens on, from another machine of the same LAN.
 fn lan_scan(state: &mut State) -> Verdict {
-    let found = scans(state, &["-p-", "--min-rate=3000"], &["--top-ports=200", "--min-rate=300"])?;
+    let found = scans(state, &["-p-", "--min-rate=6000"], &["--top-ports=200", "--min-rate=300"])?;
     none_of(&found.concat())
 }
 

@@ -288,10 +288,11 @@ fn test(
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// One for each core: a scenario waits for Tor and for timers about half of its time.
+/// Three for two cores: a scenario waits for Tor and for timers about a third of its time.
 fn default_lanes() -> NonZeroUsize {
     const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-    std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |cores| cores.min(MOST))
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cores + cores / 2).map_or(NonZeroUsize::MIN, |lanes| lanes.min(MOST))
 }
 
 /// The seed that the person asks for.

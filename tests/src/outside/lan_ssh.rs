@@ -76,7 +76,7 @@ fn ssh(state: &State, from: Ipv4Addr, key: &str, options: &[&str]) -> anyhow::Re
 
 /// Of all TCP ports and the usual UDP ports, one answers, and over IPv6 none.
 fn opens_one_port(state: &mut State) -> Verdict {
-    let found = scans(state, &["-p-", "--min-rate=3000"], &["--top-ports=100", "--min-rate=300"])?;
+    let found = scans(state, &["-p-", "--min-rate=6000"], &["--top-ports=100", "--min-rate=300"])?;
     let wanted = [vec!["tcp port 22 is open".to_owned()], vec![], vec![], vec![]];
     if found == wanted {
         return PASS;
