@@ -70,7 +70,7 @@ impl Surge {
 
     /// What a guesser does between two guesses.
     fn rest(&self) {
-        std::thread::sleep(self.pace * 2);
+        std::thread::sleep(self.pace * 3);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The first start of an appliance: what it makes, that it never makes it twice, and who gets to know it.
 //!
-//! [`FirstBoot`] has a machine that gets the owner's settings as a credential and loses its power several times before
+//! [`FirstBoot`] has a machine that gets the owner's settings as a credential and loses its power twice before
 //! it is allowed to finish; what it then is, is looked at from all sides. `settings` is the scenario of an owner whose
 //! settings are wrong. (A machine without settings is that of the scenarios of the firmware.)
 
