@@ -130,8 +130,11 @@ fn stays_offline_and_explains(state: &mut State) -> Verdict {
     let mut findings = Vec::new();
     let errors = state.appliance.read(&on_boot_partition("ro", "cat ERRORS.txt"))?;
     let console = state.appliance.machine.console().text();
-    // Lines of the screen that were too long go on in the next one.
-    let screen = state.appliance.read("cat /dev/vcs1")?;
+    // Its getty waits for the graphics driver, and is later than that of the serial console. (Lines that were too long go
+    // on in the next one.)
+    let screen = state
+        .appliance
+        .read("for n in $(seq 120); do grep -q 'login: ' /dev/vcs1 && break; sleep 1; done; cat /dev/vcs1")?;
     let explanations = cases::everything().1;
     for (place, text) in [("the console", &console), ("the screen", &screen), ("ERRORS.txt", &errors)] {
         for explanation in &explanations {
