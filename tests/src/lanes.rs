@@ -51,31 +51,32 @@ impl<'o> Voice<'o> {
 /// A scenario's place among those that run: beside others, until it has to be alone.
 pub(crate) struct Place<'r> {
     room: &'r RwLock<()>,
-    held: Held<'r>,
-}
-
-#[expect(dead_code, reason = "guards are there to be dropped")]
-enum Held<'r> {
-    Beside(RwLockReadGuard<'r, ()>),
-    Alone(RwLockWriteGuard<'r, ()>),
-    /// On the way from one to the other.
-    Nothing,
+    beside: Option<RwLockReadGuard<'r, ()>>,
+    alone: Option<RwLockWriteGuard<'r, ()>>,
 }
 
 impl<'r> Place<'r> {
     /// Waits while somebody is alone in the room.
     pub(crate) fn among_others(room: &'r RwLock<()>) -> Self {
-        Self { room, held: Held::Beside(room.read().unwrap_or_else(PoisonError::into_inner)) }
+        let beside = Some(room.read().unwrap_or_else(PoisonError::into_inner));
+        Self { room, beside, alone: None }
     }
 
-    pub(crate) fn is_alone(&self) -> bool {
-        matches!(self.held, Held::Alone(_))
+    /// Whether no other scenario runs; then none begins either. Who is not alone holds nothing from now on, so that two
+    /// who want to be get their turns.
+    pub(crate) fn try_alone(&mut self) -> bool {
+        if self.alone.is_none() {
+            self.beside = None;
+            self.alone = self.room.try_write().ok();
+        }
+        self.alone.is_some()
     }
 
-    /// Waits until the others have come to their ends. Two who wait get their turns: who waits holds nothing.
+    /// Waits until the others have come to their ends.
     pub(crate) fn wait_alone(&mut self) {
-        self.held = Held::Nothing;
-        self.held = Held::Alone(self.room.write().unwrap_or_else(PoisonError::into_inner));
+        if !self.try_alone() {
+            self.alone = Some(self.room.write().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }
 
@@ -200,7 +201,6 @@ mod tests {
         assert!(runs.iter().all(|one| one.problem.is_none()), "{runs:?}");
         let out = String::from_utf8(out).unwrap();
         assert!(out.contains("  ok      one::runs ") && out.contains("  ok      two::runs "), "{out}");
-        assert!(out.contains(": waits for the others, to be alone"), "{out}");
         assert!(
             out.contains("\nthree:\n  console of three\n    | the tail\n  again, leaving it up"),
             "{out}"

@@ -185,6 +185,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.ends_with("\n\n1 passed, 2 failed\n"), "{text}");
         assert!(text.contains("failed: file::no_secret\n"), "{text}");
+        assert!(text.contains("from the start to the end                      9.0 s\n"), "{text}");
         assert!(text.contains("file                              1      1     3.0 s\n"), "{text}");
     }
 

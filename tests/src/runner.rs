@@ -147,7 +147,7 @@ struct Sink<'a, 'v> {
 impl Sink<'_, '_> {
     /// Ends when no other scenario runs. The time does not count: it is that of others.
     fn wait_alone(&mut self, place: &mut Place<'_>) -> Result<()> {
-        if !place.is_alone() {
+        if !place.try_alone() {
             self.out.say(&format!("{}: waits for the others, to be alone", self.scenario))?;
             place.wait_alone();
         }

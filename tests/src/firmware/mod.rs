@@ -5,6 +5,7 @@
 
 mod disk;
 mod identity;
+mod letter;
 mod software;
 
 use std::borrow::Cow;
@@ -137,7 +138,7 @@ fn once() -> Vec<Check<State>> {
             state.appliance.read(script)?;
             webmail_database_is_whole(&mut state.appliance)
         }),
-        check("mail_arrives_without_a_network", &["R41"], identity::mail_arrives),
+        check("mail_arrives_without_a_network", &["R41"], letter::arrives),
     ]
 }
 
@@ -146,7 +147,7 @@ fn again() -> Vec<Check<State>> {
     vec![
         check("second_boot_is_quiet", &[], identity::second_boot_is_quiet),
         check("identity_survives_reboot", &[], identity::identity_survives_reboot),
-        check("mail_survives_reboot", &["R38", "R41"], identity::mail_survives_reboot),
+        check("mail_survives_reboot", &["R38", "R41"], letter::survives_reboot),
         check("partitions_stay", &[], disk::partitions_stay),
         check("shutdown_is_clean", &[], shutdown_is_clean),
         check("journal_clean_second_boot", &[], |state: &mut State| journal_clean(state, false)),
