@@ -54,23 +54,41 @@ pub(crate) fn gate<S>(
     Check { gate: true, ..check(name, requirements, run) }
 }
 
+impl<S: 'static> Check<S> {
+    /// The same check, of a scenario that has its state as a part.
+    pub(crate) fn within<T: 'static>(self, part: fn(&mut T) -> anyhow::Result<&mut S>) -> Check<T> {
+        let Self { name, requirements, gate, run } = self;
+        Check { name, requirements, gate, run: Box::new(move |whole| run(part(whole)?)) }
+    }
+}
+
 /// Checks that share a situation, and how to get into it from the one before.
 pub(crate) struct Phase<S> {
-    pub(crate) enter: fn(&mut S) -> anyhow::Result<()>,
+    pub(crate) enter: Box<dyn Fn(&mut S) -> anyhow::Result<()>>,
     pub(crate) checks: Vec<Check<S>>,
     /// Whether it measures how fast something is, so that no other scenario may run beside it.
     pub(crate) alone: bool,
 }
 
-impl<S> Phase<S> {
+impl<S: 'static> Phase<S> {
     /// Checks in the situation that there is.
     pub(crate) fn of(checks: Vec<Check<S>>) -> Self {
         Self::after(|_| Ok(()), checks)
     }
 
     /// Checks in the situation that `enter` makes.
-    pub(crate) fn after(enter: fn(&mut S) -> anyhow::Result<()>, checks: Vec<Check<S>>) -> Self {
-        Self { enter, checks, alone: false }
+    pub(crate) fn after(
+        enter: impl Fn(&mut S) -> anyhow::Result<()> + 'static,
+        checks: Vec<Check<S>>,
+    ) -> Self {
+        Self { enter: Box::new(enter), checks, alone: false }
+    }
+
+    /// The same phase, of a scenario that has its state as a part.
+    pub(crate) fn within<T: 'static>(self, part: fn(&mut T) -> anyhow::Result<&mut S>) -> Phase<T> {
+        let Self { enter, checks, alone } = self;
+        let checks = checks.into_iter().map(|check| check.within(part)).collect();
+        Phase { enter: Box::new(move |whole| enter(part(whole)?)), checks, alone }
     }
 
     /// The same, as soon as no other scenario runs, and before any other begins.
