@@ -9,6 +9,9 @@ use crate::onions::Onion;
 /// The circuit that the self-test pretends to be: the last number that there is, which Tor will not reach.
 pub(super) const CIRCUIT: &str = "PROXY TCP6 fc00:dead:beef:4dad::ffff:ffff ::1 65535 25\r\n";
 
+/// Who passes strangers on.
+pub(super) const TOR: &str = "debian-tor";
+
 /// The answers of the mx service, one for each step of the dialogue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Smtp {
@@ -23,28 +26,47 @@ pub(super) struct Smtp {
 
 /// Holds a dialogue with a port on loopback as Tor's user; the first part goes out behind the header.
 fn talk(ground: &Ground<'_, '_>, port: u16, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
-    converse(ground, "debian-tor", port, CIRCUIT, parts)
+    converse(ground, TOR, port, CIRCUIT, parts)
 }
 
-/// Holds a dialogue with a port on loopback as a user; the first part goes out behind what comes ahead of all.
+/// A dialogue with a port on loopback as a user; the first part goes out behind what comes ahead of all.
+pub(super) struct Dialogue<'d> {
+    pub(super) user: &'static str,
+    pub(super) port: u16,
+    pub(super) ahead: &'d str,
+    pub(super) parts: Vec<&'d [u8]>,
+}
+
+impl Dialogue<'_> {
+    /// As the arguments of `cipolla probe`.
+    fn arguments(&self) -> Vec<String> {
+        let mut encoded: Vec<_> = self.parts.iter().map(|part| HEXLOWER.encode(part)).collect();
+        if let Some(first) = encoded.first_mut() {
+            first.insert_str(0, &HEXLOWER.encode(self.ahead.as_bytes()));
+        }
+        ["talk".to_owned(), format!("127.0.0.1:{}", self.port)].into_iter().chain(encoded).collect()
+    }
+}
+
+/// Holds a dialogue with a port on loopback as a user.
 pub(super) fn converse(
     ground: &Ground<'_, '_>,
-    user: &str,
+    user: &'static str,
     port: u16,
     ahead: &str,
     parts: &[&[u8]],
 ) -> Result<Vec<Vec<u8>>> {
-    let mut encoded: Vec<_> = parts.iter().map(|part| HEXLOWER.encode(part)).collect();
-    if let Some(first) = encoded.first_mut() {
-        first.insert_str(0, &HEXLOWER.encode(ahead.as_bytes()));
-    }
-    let address = format!("127.0.0.1:{port}");
-    let arguments: Vec<_> =
-        ["talk", &address].into_iter().chain(encoded.iter().map(String::as_str)).collect();
-    let answers = ground.probe(user, &arguments)?;
+    let dialogue = Dialogue { user, port, ahead, parts: parts.to_vec() };
+    converse_all(ground, &[dialogue])?.into_iter().next().context("the probe does not answer")
+}
+
+/// Holds dialogues, all at once, and returns the answers to the parts of each.
+pub(super) fn converse_all(ground: &Ground<'_, '_>, dialogues: &[Dialogue<'_>]) -> Result<Vec<Vec<Vec<u8>>>> {
+    let probes: Vec<_> = dialogues.iter().map(|one| (one.user, one.arguments())).collect();
     let decode =
         |line: &str| HEXLOWER.decode(line.as_bytes()).context("the probe did not answer in hexadecimal");
-    answers.lines().map(decode).collect()
+    let answers = ground.probe_all(&probes)?;
+    answers.iter().map(|answers| answers.lines().map(decode).collect()).collect()
 }
 
 fn hold(ground: &Ground<'_, '_>) -> Result<Smtp> {
@@ -199,20 +221,23 @@ pub(super) fn old_tls(ground: &Ground<'_, '_>) -> Result<Outcome> {
     if !ground.has_mail() {
         return Ok(Outcome::skipped("this image has no mail server"));
     }
+    let hellos = [(TLS10, "TLS 1.0", false), (TLS11, "TLS 1.1", false), (TLS12, "TLS 1.2", true)]
+        .map(|(version, name, wanted)| (client_hello(version), name, wanted));
+    let starttls = [&b""[..], b"EHLO probe.invalid\r\n", b"STARTTLS\r\n"];
+    let (mut cases, mut dialogues) = (Vec::new(), Vec::new());
+    for (port, greetings) in [(10025, &starttls[..]), (10465, &[]), (10993, &[])] {
+        for (hello, name, wanted) in &hellos {
+            cases.push((port, name, *wanted));
+            let parts = [greetings, &[hello.as_slice()]].concat();
+            dialogues.push(Dialogue { user: TOR, port, ahead: CIRCUIT, parts });
+        }
+    }
     let mut wrong = Vec::new();
-    for (port, greetings) in
-        [(10025, &[&b""[..], b"EHLO probe.invalid\r\n", b"STARTTLS\r\n"][..]), (10465, &[]), (10993, &[])]
-    {
-        for (version, name, wanted) in
-            [(TLS10, "TLS 1.0", false), (TLS11, "TLS 1.1", false), (TLS12, "TLS 1.2", true)]
-        {
-            let hello = client_hello(version);
-            let answers = talk(ground, port, &[greetings, &[hello.as_slice()]].concat())?;
-            let accepted = answers.last().is_some_and(|answer| accepts(answer));
-            if accepted != wanted {
-                let said = if accepted { "accepted" } else { "refused" };
-                wrong.push(format!("{name} is {said} at port {port}"));
-            }
+    for ((port, name, wanted), answers) in cases.iter().zip(converse_all(ground, &dialogues)?) {
+        let accepted = answers.last().is_some_and(|answer| accepts(answer));
+        if accepted != *wanted {
+            let said = if accepted { "accepted" } else { "refused" };
+            wrong.push(format!("{name} is {said} at port {port}"));
         }
     }
     Ok(Outcome::of(wrong))
@@ -222,9 +247,10 @@ pub(super) fn submission_needs_tls(ground: &Ground<'_, '_>) -> Result<Outcome> {
     if !ground.has_mail() {
         return Ok(Outcome::skipped("this image has no mail server"));
     }
+    let lines = [(10465, &b"EHLO probe.invalid\r\n"[..]), (10993, b"a1 CAPABILITY\r\n")];
+    let dialogues = lines.map(|(port, line)| Dialogue { user: TOR, port, ahead: CIRCUIT, parts: vec![line] });
     let mut wrong = Vec::new();
-    for (port, line) in [(10465, &b"EHLO probe.invalid\r\n"[..]), (10993, b"a1 CAPABILITY\r\n")] {
-        let answers = talk(ground, port, &[line])?;
+    for ((port, _), answers) in lines.iter().zip(converse_all(ground, &dialogues)?) {
         let answer = answers.concat();
         let text = String::from_utf8_lossy(&answer);
         if ["220", "250", "*", "a1 OK"].iter().any(|begin| text.starts_with(begin)) {

@@ -121,27 +121,33 @@ fn accepting(ruleset: &str) -> Result<Vec<String>> {
 }
 
 pub(super) fn egress(ground: &Ground<'_, '_>) -> Result<Outcome> {
-    let mut wrong = Vec::new();
-    for user in users(ground).filter(|user| *user != "debian-tor") {
-        let mut targets = OUTSIDE.to_vec();
-        if user != "postfix" {
-            targets.push("udp:127.0.0.1:53");
-        }
-        wrong.extend(not_dropped(user, &ground.probe(user, &[&["reach"], targets.as_slice()].concat())?));
-    }
-    Ok(Outcome::of(wrong))
+    let targets = |user: &str| {
+        let resolver = (user != "postfix").then_some("udp:127.0.0.1:53");
+        OUTSIDE.into_iter().chain(resolver).map(str::to_owned).collect()
+    };
+    dropped(ground, users(ground).filter(|user| *user != "debian-tor"), targets)
 }
 
 pub(super) fn loopback(ground: &Ground<'_, '_>) -> Result<Outcome> {
-    let mut wrong = Vec::new();
-    for user in users(ground) {
+    let targets = |user: &str| {
         let may = MAY.iter().find(|(name, _)| *name == user).map_or(&[][..], |(_, ports)| ports);
         let forbidden = PORTS.iter().filter(|port| !may.contains(port));
-        let targets: Vec<_> = forbidden.map(|port| format!("tcp:127.0.0.1:{port}")).collect();
-        let targets: Vec<_> = ["reach"].into_iter().chain(targets.iter().map(String::as_str)).collect();
-        wrong.extend(not_dropped(user, &ground.probe(user, &targets)?));
-    }
-    Ok(Outcome::of(wrong))
+        forbidden.map(|port| format!("tcp:127.0.0.1:{port}")).collect()
+    };
+    dropped(ground, users(ground), targets)
+}
+
+/// Lets every user try to reach what must be closed to it.
+fn dropped(
+    ground: &Ground<'_, '_>,
+    users: impl Iterator<Item = &'static str>,
+    targets: impl Fn(&str) -> Vec<String>,
+) -> Result<Outcome> {
+    let probe = |user| (user, [vec!["reach".to_owned()], targets(user)].concat());
+    let probes: Vec<_> = users.map(probe).collect();
+    let answers = ground.probe_all(&probes)?;
+    let through = probes.iter().zip(&answers).filter_map(|((user, _), answer)| not_dropped(user, answer));
+    Ok(Outcome::of(through.collect()))
 }
 
 fn users(ground: &Ground<'_, '_>) -> impl Iterator<Item = &'static str> {

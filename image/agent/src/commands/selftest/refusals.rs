@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result};
 
-use super::dialogue::{CIRCUIT, converse, must_begin};
+use super::dialogue::{CIRCUIT, Dialogue, TOR, converse, converse_all, must_begin};
 use super::{Ground, Outcome};
 use crate::onions::Onion;
 use crate::settings::{Settings, load};
@@ -18,10 +18,9 @@ struct Client {
 }
 
 /// As Tor passes a stranger on.
-const STRANGER: Client = Client { user: "debian-tor", port: 10025, ahead: CIRCUIT };
+const STRANGER: Client = Client { user: TOR, port: 10025, ahead: CIRCUIT };
 /// A header that names this machine as the client.
-const LIAR: Client =
-    Client { user: "debian-tor", port: 10025, ahead: "PROXY TCP4 127.0.0.1 127.0.0.1 1 25\r\n" };
+const LIAR: Client = Client { user: TOR, port: 10025, ahead: "PROXY TCP4 127.0.0.1 127.0.0.1 1 25\r\n" };
 /// As the webmail, without a login.
 const WEBMAIL: Client = Client { user: "roundcube", port: 10587, ahead: "" };
 /// As mail filters, which forward and answer.
@@ -165,15 +164,16 @@ pub(super) fn forged_header(ground: &Ground<'_, '_>) -> Result<Outcome> {
     if !ground.has_mail() {
         return no_mail();
     }
-    let mut wrong = Vec::new();
     let web = ground.has_web().then_some(10080);
-    for port in [10025, 10465, 10993].into_iter().chain(web) {
-        let answers = converse(ground, "debian-tor", port, "", &[b"GET / HTTP/1.0\r\n\r\n"])?;
-        if serves(&answers.concat()) {
-            wrong.push(format!("port {port} serves whoever does not say which circuit it is"));
-        }
-    }
-    Ok(Outcome::of(wrong))
+    let request: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+    let dialogue = |port| Dialogue { user: TOR, port, ahead: "", parts: vec![request] };
+    let dialogues: Vec<_> = [10025, 10465, 10993].into_iter().chain(web).map(dialogue).collect();
+    let answers = converse_all(ground, &dialogues)?;
+    let served = dialogues.iter().zip(answers).filter(|(_, answers)| serves(&answers.concat()));
+    let wrong = served.map(|(Dialogue { port, .. }, _)| {
+        format!("port {port} serves whoever does not say which circuit it is")
+    });
+    Ok(Outcome::of(wrong.collect()))
 }
 
 /// Whether an answer is more than a refusal (421, RFC 5321, 3.8) or silence.
