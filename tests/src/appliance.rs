@@ -87,19 +87,19 @@ impl Appliance {
         Origin { spec, programs: ctx.programs.clone(), run_dir, keep: keep(ctx) }.appliance()
     }
 
-    /// As [`Appliance::spawn`], with a card in a lab, the owner's settings (TOML) and further arguments for QEMU.
+    /// As [`Appliance::spawn_as`], with a card in a lab and the owner's settings (TOML).
     pub(crate) fn spawn_in(
         ctx: &Context,
         probe: &Probe,
         run_dir: RunDir,
         (lab, port): (&Lab, &Port),
         settings: &str,
-        arguments: &[&str],
+        change: impl FnOnce(&mut MachineSpec),
     ) -> anyhow::Result<Self> {
         let mut spec = spec(ctx, probe, plainest(ctx.arch));
-        spec.extra.extend(arguments.iter().map(Into::into));
         spec.nics = vec![port.nic.clone()];
         spec.credentials.push(self::settings(settings));
+        change(&mut spec);
         Origin { spec, programs: lab.programs().clone(), run_dir, keep: keep(ctx) }.appliance()
     }
 
@@ -214,7 +214,7 @@ pub(crate) fn again(spec: &mut MachineSpec) {
 }
 
 /// The firmware that is up first.
-fn plainest(arch: Arch) -> Firmware {
+pub(crate) fn plainest(arch: Arch) -> Firmware {
     match arch {
         Arch::Amd64 => Firmware::Bios,
         Arch::Arm64 => Firmware::Uefi,

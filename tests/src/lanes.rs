@@ -72,6 +72,13 @@ impl<'r> Place<'r> {
         self.alone.is_some()
     }
 
+    /// Lets others run beside it again.
+    pub(crate) fn not_alone(&mut self) {
+        if self.alone.take().is_some() {
+            self.beside = Some(self.room.read().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
     /// Waits until the others have come to their ends.
     pub(crate) fn wait_alone(&mut self) {
         if !self.try_alone() {

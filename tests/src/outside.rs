@@ -1,4 +1,4 @@
-//! One appliance in the lab, looked at from outside: what it sends, what it answers, who can reach it.
+//! One appliance in the lab, under UEFI, looked at from outside: what it sends, what it answers, who can reach it.
 
 mod lan_ssh;
 mod pow;
@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clients::Smtp;
-use qemu::{Deadline, Probe, Programs};
+use qemu::{Deadline, Firmware, Probe, Programs};
 
 use crate::Context;
+use crate::appliance::Appliance;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::firmware::{booted, switched_off};
+use crate::journal;
 use crate::vantage::Vantage;
 use crate::world::{Resident, World};
 
@@ -31,8 +34,6 @@ pub(crate) struct State {
     resident: Resident,
     world: World,
     banner: Option<String>,
-    /// How many packets there were before the start without a firewall.
-    before: usize,
     snowflake: Option<snowflake::Snowflake>,
     /// The lab's tools, in its network.
     tools: Vantage,
@@ -53,18 +54,16 @@ impl Scenario for Outside {
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "outside")?;
-        let resident = world.appliance(ctx, probe, "outside/a", "ada")?;
+        let resident =
+            world.appliance_as(ctx, probe, "outside/a", "ada", |spec| spec.firmware = Firmware::Uefi)?;
         let tools = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
         let folder = ctx.run_root.join("outside");
-        Ok(State { resident, world, banner: None, before: 0, snowflake: None, tools, folder })
+        Ok(State { resident, world, banner: None, snowflake: None, tools, folder })
     }
 
-    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+    fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
         let checks = vec![
-            gate("boots_in_lab", &[], |state: &mut State| {
-                state.resident.appliance.wait_boot()?;
-                PASS
-            }),
+            check("journal_clean", &[], journal_clean),
             gate("smtp_banner_through_tor", &["R2"], smtp_banner_through_tor),
             check("banner_no_os", &["R26"], banner_no_os),
             check("proof_of_work_is_offered", &["R19"], pow::proof_of_work_is_offered),
@@ -79,13 +78,13 @@ impl Scenario for Outside {
             check("the_record_sees_leaks", &[], the_record_sees_leaks),
             check("the_scanner_sees_this_machine", &[], the_scanner_sees_this_machine),
         ];
-        let last = vec![check("no_interface_without_firewall", &["R1"], no_interface_without_firewall)];
         vec![
+            Phase::of(booted(ctx.arch, Firmware::Uefi)).within(appliance),
             Phase::of(checks),
             snowflake::phase(),
             lan_ssh::phase(),
             Phase::of(controls),
-            Phase::after(without_firewall, last),
+            Phase::of(switched_off(ctx)).within(appliance),
         ]
     }
 
@@ -96,6 +95,20 @@ impl Scenario for Outside {
     fn reach(&self, state: &State) -> Option<String> {
         Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a part of a state may be missing")]
+fn appliance(state: &mut State) -> anyhow::Result<&mut Appliance> {
+    Ok(&mut state.resident.appliance)
+}
+
+/// Of the start with a network: no failed unit, no warning.
+fn journal_clean(state: &mut State) -> Verdict {
+    let failed =
+        state.resident.appliance.read("systemctl list-units --failed --plain --no-legend --no-pager")?;
+    let mut findings: Vec<_> = failed.lines().map(|line| format!("failed unit: {line}")).collect();
+    findings.extend(journal::unacceptable_in_lab(&state.resident.appliance.read(journal::WARNINGS)?)?);
+    none_of(&findings)
 }
 
 fn smtp_banner_through_tor(state: &mut State) -> Verdict {
@@ -224,15 +237,16 @@ wait"#;
 
 fn egress_denied_per_uid(state: &mut State) -> Verdict {
     let users = state.resident.appliance.read("wc -l </etc/passwd")?;
-    let tried = state.resident.appliance.read(&leak(TRY_TO_LEAK))?;
+    let tried = state.resident.appliance.read(&try_to_leak())?;
     if tried.lines().count().to_string() != users.trim() {
         return fail(format!("of {} users these tried: {}", users.trim(), tried.replace('\n', ", ")));
     }
     only_tor_and_dhcp(state)
 }
 
-fn leak(script: &str) -> String {
-    format!("LEAK={}\n{script}", qemu::GATEWAY)
+/// The script with which every user tries to reach the lab's gateway.
+pub(crate) fn try_to_leak() -> String {
+    format!("LEAK={}\n{TRY_TO_LEAK}", qemu::GATEWAY)
 }
 
 /// Without Tor, mail to somebody else waits; nobody asks for the name elsewhere.
@@ -248,7 +262,7 @@ fn tor_stopped_nothing_leaves(state: &mut State) -> Verdict {
     let script =
         "timeout 90 sh -c 'until postqueue -j | grep -q delay_reason; do sleep 1; done'; postqueue -j";
     let queue = state.resident.appliance.read(script)?;
-    let asked = state.resident.appliance.run(&leak(TRY_TO_LEAK));
+    let asked = state.resident.appliance.run(&try_to_leak());
     let tally = state.world.judge(&state.resident)?;
     state.resident.appliance.read("systemctl start tor@default.service cipolla-watch.timer")?;
     asked?;
@@ -276,7 +290,7 @@ fn the_scanner_sees_open_ports(state: &mut State) -> Verdict {
 /// A record without findings may be of something else.
 fn the_record_sees_leaks(state: &mut State) -> Verdict {
     state.resident.appliance.read("nft flush ruleset")?;
-    state.resident.appliance.read(&leak(TRY_TO_LEAK))?;
+    state.resident.appliance.read(&try_to_leak())?;
     let findings = state.world.judge(&state.resident)?.findings;
     let sees = |what: &str| findings.iter().any(|finding| finding.contains(what));
     let gateway = qemu::GATEWAY;
@@ -316,44 +330,6 @@ fn the_scanner_sees_this_machine(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("with the firewall away, one open port of each kind: {found:?}"))
-}
-
-/// The next start finds a firewall unit that fails.
-fn without_firewall(state: &mut State) -> anyhow::Result<()> {
-    let script = "folder=/etc/systemd/system/nftables.service.d && mkdir -p $folder && \
-        printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/false\\n' >$folder/broken.conf && sync && \
-        systemctl stop tor@default.service systemd-networkd.service systemd-networkd.socket && \
-        for card in /sys/class/net/e*; do ip link set ${card##*/} down; done";
-    state.resident.appliance.read(script)?;
-    state.before = state.resident.packets()?;
-    state.resident.appliance.reboot()
-}
-
-/// The firewall's unit fails: no card is up, neither the network manager nor Tor runs, and not one packet leaves, not even
-/// for root with the card up by hand.
-fn no_interface_without_firewall(state: &mut State) -> Verdict {
-    let script = "systemctl is-failed nftables.service; systemctl is-active systemd-networkd tor@default; \
-        for card in /sys/class/net/e*; do echo $(cat $card/operstate) $(($(cat $card/flags) & 1)); done; \
-        nft list ruleset | grep -c 'policy drop'";
-    let seen = state.resident.appliance.run(script)?.stdout;
-    let mut findings = Vec::new();
-    let wanted = ["failed", "inactive", "inactive", "down 0", "3"];
-    if !seen.lines().eq(wanted) {
-        findings.push(format!("the appliance says {seen:?}, not {wanted:?}"));
-    }
-    let address = state.resident.address();
-    let up = format!(
-        "for card in /sys/class/net/e*; do ip address add {address}/24 dev ${{card##*/}}; \
-         ip link set ${{card##*/}} up; done; sleep 1; {}",
-        leak(TRY_TO_LEAK)
-    );
-    state.resident.appliance.run(&up)?;
-    let tally = state.world.judge_after(&state.resident, state.before)?;
-    if tally.dhcp + tally.arp + tally.tor > 0 {
-        findings.push(format!("{} of DHCP, {} of ARP, {} to relays", tally.dhcp, tally.arp, tally.tor));
-    }
-    findings.extend(tally.findings);
-    none_of(&findings)
 }
 
 #[cfg(test)]

@@ -85,7 +85,9 @@ fn walk<T: Scenario>(
     let mut evidence = Vec::new();
     for phase in &phases[..=last] {
         let before = sink.report.failed();
-        if phase.alone && lost.is_none() {
+        if !phase.alone {
+            place.not_alone();
+        } else if lost.is_none() {
             sink.wait_alone(place)?;
         }
         if let (Some(state), None) = (&mut state, &lost) {

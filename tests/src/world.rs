@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use clients::Door;
-use qemu::{Deadline, Keep, Lab, Nic, Port, Probe, RunDir, TorBridge, TorClient, TorNetwork};
+use qemu::{Deadline, Keep, Lab, MachineSpec, Nic, Port, Probe, RunDir, TorBridge, TorClient, TorNetwork};
 use serde::Deserialize;
 
 use crate::Context;
@@ -103,19 +103,19 @@ impl World {
         name: &str,
         owner: impl Into<Owner<'o>>,
     ) -> anyhow::Result<Resident> {
-        self.switch_on(ctx, probe, name, (&owner.into(), &[]), None)
+        self.switch_on(ctx, probe, name, &owner.into(), None, |_| ())
     }
 
-    /// As [`World::appliance`], with further arguments for QEMU.
-    pub(crate) fn appliance_with<'o>(
+    /// As [`World::appliance`], on a machine as `change` wants it to be.
+    pub(crate) fn appliance_as<'o>(
         &mut self,
         ctx: &Context,
         probe: &Probe,
         name: &str,
         owner: impl Into<Owner<'o>>,
-        arguments: &[&str],
+        change: impl FnOnce(&mut MachineSpec),
     ) -> anyhow::Result<Resident> {
-        self.switch_on(ctx, probe, name, (&owner.into(), arguments), None)
+        self.switch_on(ctx, probe, name, &owner.into(), None, change)
     }
 
     /// As [`World::appliance`], with an obfs4 bridge as its only way to Tor.
@@ -129,7 +129,7 @@ impl World {
         let bridge = self.tor.bridge(&self.lab, Deadline::seconds(TOR))?;
         let way = (bridge.address(), bridge.line().to_owned());
         self.bridge = Some(bridge);
-        self.switch_on(ctx, probe, name, (&owner.into(), &[]), Some(way))
+        self.switch_on(ctx, probe, name, &owner.into(), Some(way), |_| ())
     }
 
     fn switch_on(
@@ -137,8 +137,9 @@ impl World {
         ctx: &Context,
         probe: &Probe,
         name: &str,
-        (owner, arguments): (&Owner<'_>, &[&str]),
+        owner: &Owner<'_>,
         bridge: Option<(SocketAddrV4, String)>,
+        change: impl FnOnce(&mut MachineSpec),
     ) -> anyhow::Result<Resident> {
         // Closed to others before the machine's own folder is made in it.
         let run_dir = RunDir::create(&ctx.run_root.join(name))?;
@@ -147,7 +148,7 @@ impl World {
         let (bridge, line) = bridge.unzip();
         let settings = self.settings(owner, &Bridges { lines: line.as_slice(), hosts: &[] })?;
         let since = Instant::now();
-        let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings, arguments)?;
+        let appliance = Appliance::spawn_in(ctx, probe, run_dir, (&self.lab, &port), &settings, change)?;
         let time_server = owner.time_server;
         Ok(Resident { appliance, since, port, bridge, records: vec![record], time_server })
     }

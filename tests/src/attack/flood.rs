@@ -48,7 +48,6 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("offenders_lose_their_circuits", &["R19", "R29"], offenders_lose_their_circuits),
         check("nobody_else_loses_a_circuit", &["R19", "R20"], nobody_else),
         check("password_is_heard_among_guesses", &["R19"], evasive::heard_among_guesses),
-        check("attack_leaves_nothing_behind", &["R29"], after::nothing_is_left),
     ]
 }
 

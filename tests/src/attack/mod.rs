@@ -1,5 +1,5 @@
-//! An appliance in the lab, tried by those who guess and flood, while its owner works. The flood comes last, when no
-//! other scenario runs: it is about how long the owner waits.
+//! An appliance in the lab, tried by those who guess and flood, while its owner works. The flood comes when no other
+//! scenario runs: it is about how long the owner waits.
 //!
 //! | module | what |
 //! |---|---|
@@ -81,14 +81,17 @@ impl Scenario for Attack {
             }),
             gate("services_reachable_through_tor", &["R2"], services_reachable),
         ];
-        let captured = vec![check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture)];
+        let afterwards = vec![
+            check("attack_leaves_nothing_behind", &["R29"], after::nothing_is_left),
+            check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture),
+        ];
         vec![
             Phase::of(up),
             Phase::of(guesses::checks()),
             Phase::of(circuits::checks()),
             Phase::of(access::checks()),
             Phase::after(found_again, flood::checks()).alone(),
-            Phase::of(captured),
+            Phase::of(afterwards),
         ]
     }
 

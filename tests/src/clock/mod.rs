@@ -2,9 +2,10 @@
 //! lost, and it recovers by itself once the clock is right.
 //!
 //! The errors are real ones: a hardware clock without a battery, a time server that is silent, a clock set by hand. What
-//! the Tor network knows of the time is that of this computer. Only clocks are wrong here; wrong settings of the time
-//! are `first_boot`'s.
+//! the Tor network knows of the time is that of this computer. Only clocks are wrong here, and in the last start the
+//! firewall; wrong settings of the time are `first_boot_settings`'.
 
+mod restart;
 mod set;
 
 use std::borrow::Cow;
@@ -58,6 +59,8 @@ pub(crate) struct State {
     /// What makes the machine unlike all others, as it was with the wrong clock.
     identity: BTreeMap<String, String>,
     boot_id: String,
+    /// What the last start is compared with.
+    before: Option<restart::Before>,
 }
 
 impl Scenario for Clock {
@@ -74,8 +77,9 @@ impl Scenario for Clock {
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "clock")?;
         let owner = Owner { time_server: Some(qemu::GATEWAY), ..Owner::from("ada") };
-        let no_battery = ["-rtc", "base=1970-01-01T00:00:00"];
-        let resident = world.appliance_with(ctx, probe, "clock/a", owner, &no_battery)?;
+        let resident = world.appliance_as(ctx, probe, "clock/a", owner, |spec| {
+            spec.extra.extend(["-rtc", "base=1970-01-01T00:00:00"].map(Into::into));
+        })?;
         Ok(State {
             resident,
             server: None,
@@ -83,6 +87,7 @@ impl Scenario for Clock {
             clocks: [0; 3],
             identity: BTreeMap::new(),
             boot_id: String::new(),
+            before: None,
         })
     }
 
@@ -100,7 +105,12 @@ impl Scenario for Clock {
             gate("tor_connects_with_the_right_time", &["R2"], greets),
             check("wrong_clock_recovers", &["R22", "R49"], recovers),
         ];
-        vec![Phase::of(wrong), Phase::after(answer, right), Phase::after(set::fall_silent, set::checks())]
+        vec![
+            Phase::of(wrong),
+            Phase::after(answer, right),
+            Phase::after(set::fall_silent, set::checks()),
+            Phase::after(restart::restart, restart::checks()),
+        ]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {

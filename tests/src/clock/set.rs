@@ -1,12 +1,10 @@
-//! A clock that is set while the appliance runs, and one that loses its battery.
+//! A clock that is set while the appliance runs.
 
 use qemu::Deadline;
 
 use super::write_to_nobody;
-use super::{
-    DAY, EXACT, HOUR, ONION, State, TOLD, changed, clocks, complaints, greets, invalid, now, status_saying,
-};
-use crate::check::{Check, Verdict, check, fail, none_of};
+use super::{DAY, HOUR, State, TOLD, complaints, greets, invalid, now, status_saying};
+use crate::check::{Check, Verdict, check, none_of};
 
 /// So much a clock can be wrong without keeping Tor from its network.
 const HOURS: u64 = 5 * HOUR;
@@ -25,7 +23,6 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("clock_years_ahead_recovers", &["R22", "R38"], years_ahead),
         check("clock_hours_ahead_recovers", &["R2", "R38"], hours_ahead),
         check("clock_hours_behind_recovers", &["R2", "R38"], hours_behind),
-        check("clock_never_goes_back_over_a_restart", &["R22", "R49"], never_goes_back),
     ]
 }
 
@@ -180,38 +177,4 @@ fn renewed(state: &mut State, why: &str) -> anyhow::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     Ok(vec![format!("not renewed, though {why}: {}", output.stdout.trim())])
-}
-
-/// Sets the hardware clock to the epoch: `RTC_SET_TIME` with a `struct rtc_time` (`rtc(4)`).
-const EMPTY_BATTERY: &str = "python3 -c \"import fcntl, struct; \
-    fcntl.ioctl(open('/dev/rtc0'), 0x4024700a, struct.pack('9i', 0, 0, 0, 1, 0, 70, 4, 0, 0))\"";
-
-/// The power goes, and so does the hardware clock: the start begins at the time that was saved last.
-fn never_goes_back(state: &mut State) -> Verdict {
-    // It is saved once a minute (SaveIntervalSec).
-    let script = format!(
-        "for n in $(seq {ONION}); do s=$(stat -c %Y /var/lib/systemd/timesync/clock); d=$(($(date +%s) - s)); \
-         [ $d -ge 0 ] && [ $d -le {} ] && break; sleep 1; done; sync; {EMPTY_BATTERY} && echo $s",
-        2 * EXACT
-    );
-    let saved: u64 = state.resident.appliance.read(&script)?.trim().parse()?;
-    let appliance = &mut state.resident.appliance;
-    let before = crate::first_boot::identity(appliance)?;
-    appliance.hard_reset()?;
-    let [hardware, _, guest] = clocks(appliance)?;
-    let mut findings = changed(appliance, &before)?;
-    if hardware > DAY || saved.abs_diff(now()?) > HOUR {
-        return fail(format!(
-            "the hardware clock says {hardware}, the saved time was {saved}: nothing is shown"
-        ));
-    }
-    // What this start did first.
-    let script = "journalctl -b -u cipolla-boot -o short-unix --no-hostname | sed -n 's/^\\([0-9]*\\)\\..*/\\1/p' | head -n 1";
-    let first: u64 = appliance.read(script)?.trim().parse()?;
-    for (what, at) in [("the clock says", guest), ("the start was prepared at", first)] {
-        if at < saved {
-            findings.push(format!("{what} {at}, {} s before the time that was saved", saved - at));
-        }
-    }
-    none_of(&findings)
 }

@@ -4,7 +4,7 @@ use qemu::Arch;
 use serde::Deserialize;
 
 use super::{State, first};
-use crate::appliance::DISK;
+use crate::appliance::{Appliance, DISK};
 use crate::check::{PASS, Verdict, fail, none_of};
 
 const GIB: u64 = 1 << 30;
@@ -45,29 +45,29 @@ impl Mount {
 }
 
 /// Where something is mounted.
-fn mount(state: &mut State, path: &str) -> anyhow::Result<Mount> {
+fn mount(appliance: &mut Appliance, path: &str) -> anyhow::Result<Mount> {
     let script = format!("findmnt --json --output TARGET,SOURCE,FSTYPE,OPTIONS --target {path}");
-    let mut mounts: Mounts = serde_json::from_str(&state.appliance.read(&script)?)?;
+    let mut mounts: Mounts = serde_json::from_str(&appliance.read(&script)?)?;
     // Of several on top of each other, the last is what programs see.
     mounts.filesystems.pop().ok_or_else(|| anyhow::anyhow!("nothing is mounted for {path}"))
 }
 
-fn partition(state: &mut State, label: &str) -> anyhow::Result<Option<Device>> {
+fn partition(appliance: &mut Appliance, label: &str) -> anyhow::Result<Option<Device>> {
     let script = "udevadm settle; lsblk --json --bytes --output PARTLABEL,PARTTYPE,SIZE,NAME";
-    let devices: Devices = serde_json::from_str(&state.appliance.read(script)?)?;
+    let devices: Devices = serde_json::from_str(&appliance.read(script)?)?;
     let mut all = devices.blockdevices.into_iter().flat_map(|disk| disk.children);
     Ok(all.find(|one| one.partlabel.as_deref() == Some(label)))
 }
 
-pub(super) fn data_grows_to_disk(state: &mut State) -> Verdict {
-    let mount = mount(state, "/data")?;
+pub(super) fn data_grows_to_disk(appliance: &mut Appliance) -> Verdict {
+    let mount = mount(appliance, "/data")?;
     let mut findings = Vec::new();
     if mount.target != "/data" || mount.fstype != "ext4" || !mount.has("rw") {
         findings.push(format!("/data is {mount:?}"));
     }
     // The other partitions take 2.5 GiB of the disk.
     let least = DISK - 3 * GIB;
-    let size = state.appliance.read("findmnt --noheadings --bytes --output SIZE --target /data")?;
+    let size = appliance.read("findmnt --noheadings --bytes --output SIZE --target /data")?;
     let size: u64 = size.trim().parse()?;
     if size < least * 9 / 10 {
         findings.push(format!(
@@ -76,7 +76,7 @@ pub(super) fn data_grows_to_disk(state: &mut State) -> Verdict {
             least >> 20
         ));
     }
-    match partition(state, "data")? {
+    match partition(appliance, "data")? {
         Some(data) if data.size >= least => {}
         Some(data) => findings.push(format!("the partition data has {} MiB", data.size >> 20)),
         None => findings.push("there is no partition named data".to_owned()),
@@ -92,8 +92,8 @@ fn root_type(arch: Arch) -> &'static str {
     }
 }
 
-pub(super) fn root_b_created(state: &mut State, arch: Arch) -> Verdict {
-    let Some(root_b) = partition(state, "root-b")? else {
+pub(super) fn root_b_created(appliance: &mut Appliance, arch: Arch) -> Verdict {
+    let Some(root_b) = partition(appliance, "root-b")? else {
         return fail("there is no partition named root-b");
     };
     if root_b.size == GIB && root_b.parttype.as_deref() == Some(root_type(arch)) {
@@ -102,35 +102,35 @@ pub(super) fn root_b_created(state: &mut State, arch: Arch) -> Verdict {
     fail(format!("root-b has {} bytes and the type {:?}", root_b.size, root_b.parttype))
 }
 
-pub(super) fn root_is_read_only(state: &mut State) -> Verdict {
+pub(super) fn root_is_read_only(appliance: &mut Appliance) -> Verdict {
     let mut findings = Vec::new();
     let mut want = |what: &str, mount: &Mount, good: bool| {
         if !good {
             findings.push(format!("{what} is {mount:?}"));
         }
     };
-    let root = mount(state, "/")?;
+    let root = mount(appliance, "/")?;
     want("the root", &root, root.fstype == "erofs" && root.has("ro"));
-    let usr = mount(state, "/usr")?;
+    let usr = mount(appliance, "/usr")?;
     want("/usr", &usr, usr.target == "/" && usr.fstype == "erofs");
-    let etc = mount(state, "/etc")?;
+    let etc = mount(appliance, "/etc")?;
     want("/etc", &etc, etc.target == "/etc" && etc.fstype == "overlay" && etc.has("rw"));
-    let data = mount(state, "/data")?;
+    let data = mount(appliance, "/data")?;
     for folder in ["/var", "/home", "/root", "/srv"] {
-        let found = mount(state, folder)?;
+        let found = mount(appliance, folder)?;
         // A bind mount's source is the device with the folder in brackets.
         let device = found.source.split('[').next() == Some(data.source.as_str());
         want(folder, &found, found.target == folder && device && found.has("rw"));
     }
     for path in ["/x", "/usr/x", "/usr/bin/x", "/boot/x"] {
-        let touched = state.appliance.run(&format!("touch {path}"))?;
+        let touched = appliance.run(&format!("touch {path}"))?;
         if touched.status.success() || !touched.stderr.contains("Read-only file system") {
             findings.push(format!("touch {path}: {} {}", touched.status, touched.stderr.trim()));
         }
     }
     for folder in ["/etc", "/var", "/home", "/root", "/srv", "/tmp", "/run"] {
         let script = format!("t=$(mktemp -p {folder}) && echo x >\"$t\" && rm \"$t\"");
-        let written = state.appliance.run(&script)?;
+        let written = appliance.run(&script)?;
         if !written.status.success() {
             findings.push(format!("writing to {folder}: {}", written.stderr.trim()));
         }

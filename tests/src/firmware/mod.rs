@@ -1,39 +1,37 @@
-//! The unmodified image under each firmware.
+//! The unmodified image without a network and without settings, under the firmware that is up first: what does not
+//! depend on the firmware, such as identity, a second boot, shutdown.
 //!
-//! The BIOS boot carries what does not depend on the firmware: identity, a second boot, shutdown. The UEFI
-//! boots show the firmware's own facts and that the same image does the same things there.
+//! What does depend on it is [`every`]: machines of other scenarios start under the other kinds of firmware, so that each
+//! kind is shown with all that a scenario does.
 
 mod disk;
+mod every;
 mod identity;
 mod letter;
 mod software;
 
+pub(crate) use every::{booted, switched_off};
+
 use std::borrow::Cow;
 
 use anyhow::anyhow;
-use qemu::{Arch, Deadline, Firmware, Probe};
+use qemu::{Arch, Firmware, Probe};
 
 use crate::Context;
-use crate::appliance::{Appliance, webmail_database_is_whole};
-use crate::check::{Check, Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::appliance::{Appliance, plainest, webmail_database_is_whole};
+use crate::check::{Check, Evidence, Phase, Scenario, Verdict, check, none_of};
 use crate::journal;
 
-/// How long a power button may take.
-const POWER_OFF: u64 = 180;
-
-/// The image under one firmware.
+/// The image under the plainest firmware that an architecture has.
 pub(crate) struct FirmwareScenario {
     arch: Arch,
     firmware: Firmware,
 }
 
-/// One scenario per firmware that the architecture has.
-pub(crate) fn all(arch: Arch) -> Vec<FirmwareScenario> {
-    let firmware: &[_] = match arch {
-        Arch::Amd64 => &[Firmware::Bios, Firmware::Uefi, Firmware::UefiSecureBoot],
-        Arch::Arm64 => &[Firmware::Uefi, Firmware::UefiSecureBoot],
-    };
-    firmware.iter().map(|firmware| FirmwareScenario { arch, firmware: *firmware }).collect()
+impl FirmwareScenario {
+    pub(crate) fn new(arch: Arch) -> Self {
+        Self { arch, firmware: plainest(arch) }
+    }
 }
 
 /// The machine and what is remembered from its first boot.
@@ -51,13 +49,11 @@ impl Scenario for FirmwareScenario {
     }
 
     fn about(&self) -> Cow<'static, str> {
-        let firmware = match (self.arch, self.firmware) {
-            (_, Firmware::Bios) => "SeaBIOS",
-            (Arch::Amd64, Firmware::Uefi) => "OVMF",
-            (Arch::Arm64, Firmware::Uefi) => "AAVMF",
-            (_, Firmware::UefiSecureBoot) => "Secure Boot with Microsoft's keys, enforced",
+        let firmware = match self.firmware {
+            Firmware::Bios => "SeaBIOS",
+            Firmware::Uefi | Firmware::UefiSecureBoot => "UEFI",
         };
-        format!("the unmodified {} image under {firmware}", self.arch).into()
+        format!("the unmodified {} image under {firmware}, without network and settings", self.arch).into()
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
@@ -66,38 +62,15 @@ impl Scenario for FirmwareScenario {
     }
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
-        let arch = self.arch;
-        let main =
-            Firmware::Bios == self.firmware || (arch == Arch::Arm64 && self.firmware == Firmware::Uefi);
-        let mut first = vec![gate(self.boots(), &[], |state: &mut State| {
-            state.appliance.wait_boot()?;
-            PASS
-        })];
-        first.push(match self.firmware {
-            Firmware::Bios => check("firmware_is_bios", &[], is_bios),
-            Firmware::Uefi => check("firmware_is_uefi", &[], |state: &mut State| is_uefi(state, false)),
-            Firmware::UefiSecureBoot => {
-                check("secure_boot_is_enforced", &["R53"], |state: &mut State| is_uefi(state, true))
-            }
-        });
-        first.push(check("data_grows_to_disk", &[], disk::data_grows_to_disk));
-        first.push(check("root_b_created", &[], move |state: &mut State| disk::root_b_created(state, arch)));
-        first.push(check("root_is_read_only", &["R47"], disk::root_is_read_only));
-        if main {
-            first.extend(once());
-        }
-        first.push(check("journal_clean", &[], |state: &mut State| journal_clean(state, true)));
-        first.push(check("no_apparmor_denial", &["R53"], no_apparmor_denial));
-        let mut phases = vec![Phase::of(first)];
-        if main {
-            phases.push(Phase::after(second_boot, again()));
-        }
-        // Whoever wants to look at the machine afterwards does not want it off.
-        if !ctx.keep {
-            let off = check("power_button_powers_off", &[], power_button_powers_off);
-            phases.push(Phase::of(vec![off]));
-        }
-        phases
+        let clean =
+            check("journal_clean", &[], |state: &mut State| journal_clean(&mut state.appliance, true));
+        vec![
+            Phase::of(booted(self.arch, self.firmware)).within(appliance),
+            Phase::of(once()),
+            Phase::of(vec![clean]),
+            Phase::after(second_boot, again()),
+            Phase::of(switched_off(ctx)).within(appliance),
+        ]
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
@@ -109,16 +82,12 @@ impl Scenario for FirmwareScenario {
     }
 }
 
-impl FirmwareScenario {
-    fn boots(&self) -> Cow<'static, str> {
-        match self.arch {
-            Arch::Amd64 => format!("boots_{}", self.firmware).into(),
-            Arch::Arm64 => format!("boots_arm64_{}", self.firmware).into(),
-        }
-    }
+#[expect(clippy::unnecessary_wraps, reason = "a part of a state may be missing")]
+fn appliance(state: &mut State) -> anyhow::Result<&mut Appliance> {
+    Ok(&mut state.appliance)
 }
 
-/// What the first boot shows whatever the firmware is.
+/// What the first boot shows besides.
 fn once() -> Vec<Check<State>> {
     vec![
         check("machine_id_is_made", &["R49"], identity::machine_id_is_made),
@@ -150,8 +119,12 @@ fn again() -> Vec<Check<State>> {
         check("mail_survives_reboot", &["R38", "R41"], letter::survives_reboot),
         check("partitions_stay", &[], disk::partitions_stay),
         check("shutdown_is_clean", &[], shutdown_is_clean),
-        check("journal_clean_second_boot", &[], |state: &mut State| journal_clean(state, false)),
-        check("root_is_read_only_second_boot", &["R47"], disk::root_is_read_only),
+        check("journal_clean_second_boot", &[], |state: &mut State| {
+            journal_clean(&mut state.appliance, false)
+        }),
+        check("root_is_read_only_second_boot", &["R47"], |state: &mut State| {
+            disk::root_is_read_only(&mut state.appliance)
+        }),
     ]
 }
 
@@ -162,48 +135,6 @@ fn second_boot(state: &mut State) -> anyhow::Result<()> {
 
 fn first(state: &State) -> anyhow::Result<&identity::Snapshot> {
     state.first.as_ref().ok_or_else(|| anyhow!("nothing is known about the first boot"))
-}
-
-fn is_bios(state: &mut State) -> Verdict {
-    let output = state.appliance.run("test -e /sys/firmware/efi")?;
-    if output.status.success() { fail("/sys/firmware/efi exists: this was a UEFI boot") } else { PASS }
-}
-
-fn is_uefi(state: &mut State, secure: bool) -> Verdict {
-    let mut findings = Vec::new();
-    if !state.appliance.run("test -d /sys/firmware/efi/efivars")?.status.success() {
-        return fail("there is no /sys/firmware/efi/efivars: this was no UEFI boot");
-    }
-    // A variable's file starts with four bytes of attributes (Linux, efivarfs). Firmware without Secure Boot
-    // has no such variable.
-    let name = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-    let byte = state.appliance.read(&format!("test ! -e {name} || od -An -tu1 -j4 -N1 {name}"))?;
-    if (byte.trim() == "1") != secure {
-        findings.push(format!("the variable SecureBoot is {:?}", byte.trim()));
-    }
-    let lockdown = state.appliance.read("cat /sys/kernel/security/lockdown")?.trim().to_owned();
-    if secure && !lockdown.contains("[integrity]") && !lockdown.contains("[confidentiality]") {
-        findings.push(format!("the kernel is not locked down: {lockdown}"));
-    }
-    none_of(&findings)
-}
-
-fn journal_clean(state: &mut State, first_boot: bool) -> Verdict {
-    let failed = state.appliance.read("systemctl list-units --failed --plain --no-legend --no-pager")?;
-    let mut findings: Vec<_> = failed.lines().map(|line| format!("failed unit: {line}")).collect();
-    let journal = state.appliance.read(journal::WARNINGS)?;
-    findings.extend(journal::unacceptable(&journal, first_boot)?);
-    none_of(&findings)
-}
-
-fn no_apparmor_denial(state: &mut State) -> Verdict {
-    let enabled = state.appliance.read("cat /sys/module/apparmor/parameters/enabled")?;
-    if enabled.trim() != "Y" {
-        return fail(format!("AppArmor is off: {}", enabled.trim()));
-    }
-    let output = state.appliance.run("journalctl -b --no-pager -o cat --grep 'apparmor=\"DENIED\"'")?;
-    let lines: Vec<_> = output.stdout.lines().map(str::to_owned).collect();
-    none_of(&lines)
 }
 
 /// What systemd and the kernel say when something did not let go of a file system.
@@ -222,9 +153,10 @@ fn shutdown_is_clean(state: &mut State) -> Verdict {
     none_of(&bad.map(str::to_owned).collect::<Vec<_>>())
 }
 
-fn power_button_powers_off(state: &mut State) -> Verdict {
-    let deadline = Deadline::seconds(POWER_OFF);
-    state.appliance.machine.qmp().power_button(deadline)?;
-    let status = state.appliance.machine.wait_powered_off(deadline)?;
-    if status.success() { PASS } else { fail(format!("QEMU ended with {status}")) }
+fn journal_clean(appliance: &mut Appliance, first_boot: bool) -> Verdict {
+    let failed = appliance.read("systemctl list-units --failed --plain --no-legend --no-pager")?;
+    let mut findings: Vec<_> = failed.lines().map(|line| format!("failed unit: {line}")).collect();
+    let journal = appliance.read(journal::WARNINGS)?;
+    findings.extend(journal::unacceptable(&journal, first_boot)?);
+    none_of(&findings)
 }

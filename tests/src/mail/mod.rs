@@ -1,4 +1,4 @@
-//! One appliance in the lab, used by its people and tried by strangers, through Tor as they would.
+//! One appliance in the lab, under Secure Boot, used by its people and tried by strangers, through Tor as they would.
 //!
 //! Every client here is a circuit of a private Tor network; nothing is spoken to the appliance's own loopback but
 //! what must be seen from inside. Mail between two appliances is another scenario's.
@@ -21,10 +21,12 @@ use std::borrow::Cow;
 
 use anyhow::{Context as _, anyhow};
 use clients::{Imap, Reply, Smtp};
-use qemu::{Deadline, Probe};
+use qemu::{Deadline, Firmware, Probe};
 
 use crate::Context;
+use crate::appliance::Appliance;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
+use crate::firmware::{booted, switched_off};
 use crate::site::{Account, DELIVERY, ONION, PEER, Site};
 use crate::world::{Resident, World};
 
@@ -75,7 +77,8 @@ impl Scenario for Mail {
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "mail")?;
-        let resident = world.appliance(ctx, probe, "mail/a", "ada")?;
+        let resident = world
+            .appliance_as(ctx, probe, "mail/a", "ada", |spec| spec.firmware = Firmware::UefiSecureBoot)?;
         Ok(State {
             ctx: ctx.clone(),
             resident,
@@ -87,16 +90,13 @@ impl Scenario for Mail {
         })
     }
 
-    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+    fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
         let up = vec![
-            gate("boots_with_settings", &[], |state: &mut State| {
-                state.resident.appliance.wait_boot()?;
-                PASS
-            }),
             gate("services_reachable_through_tor", &["R2"], services_reachable),
             gate("second_mailbox", &[], second_mailbox),
         ];
         vec![
+            Phase::of(booted(ctx.arch, Firmware::UefiSecureBoot)).within(appliance),
             Phase::of(up),
             Phase::after(quiet::pause, inside::checks()),
             Phase::of(sandbox::checks()),
@@ -110,6 +110,7 @@ impl Scenario for Mail {
             Phase::of(upkeep::checks()),
             Phase::of(restarts::checks()),
             Phase::of(log::checks()),
+            Phase::of(switched_off(ctx)).within(appliance),
         ]
     }
 
@@ -120,6 +121,11 @@ impl Scenario for Mail {
     fn reach(&self, state: &State) -> Option<String> {
         Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a part of a state may be missing")]
+fn appliance(state: &mut State) -> anyhow::Result<&mut Appliance> {
+    Ok(&mut state.resident.appliance)
 }
 
 /// The onions answer, and what the owner has to know is there.
