@@ -3,7 +3,7 @@
 //!
 //! The errors are real ones: a hardware clock without a battery, a time server that is silent, a clock set by hand. What
 //! the Tor network knows of the time is that of this computer. Only clocks are wrong here; wrong settings of the time
-//! are `first_boot`'s.
+//! are `first_boot_settings`'s.
 
 mod set;
 
