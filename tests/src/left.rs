@@ -67,7 +67,7 @@ find . -type f -printf '%m %P\n'
 echo
 find . -type f -exec sha256sum {} +
 echo
-test -z "$words" || grep -raoEZ "$words" . | tr '\000' ' '
+grep -raoEZ "$words" . | tr '\000' ' '
 cd /
 rm -rf "$folder""#;
 
@@ -93,7 +93,7 @@ pub(crate) struct Left {
 
 impl Left {
     /// Repairs the data partition in the file `data` as a boot does, and reads what lies in `places`. `scratch` is a
-    /// folder that is made and removed; `words` is an expression (grep -E), or empty.
+    /// folder that is made and removed; `words` is an expression (grep -E).
     pub(crate) fn read(
         programs: &Programs,
         data: &Path,

@@ -11,7 +11,7 @@
 //! | `building` | the builder: as an ordinary user, interrupted, killed |
 //! | [`vantage`] | scanners that look at an appliance from outside, and their scenario |
 //! | `file` | the image file without booting it |
-//! | `first_boot` | the first start: power cuts, wrong settings; keys, hand-over, what leaks |
+//! | `first_boot` | what a first start makes: keys, hand-over, what leaks; wrong settings |
 //! | `firmware` | the unmodified image without network: disk, identity, journal, a second boot; what every firmware shows |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
@@ -21,7 +21,7 @@
 //! | `exchange` | two appliances write to each other over that network; then one of them sleeps |
 //! | `outside` | one appliance in that network: its packets, its open ports |
 //! | `clock` | one appliance in that network, its clock wrong by hours, years, and at the epoch |
-//! | `power` | dozens of power cuts in one recorded run, and two boots after them |
+//! | `power` | dozens of power cuts in one recorded run, two boots after them, and what a first start makes |
 //!
 //! Architecture invariants: nothing here changes the image, and nothing in the image knows of the tests; what a
 //! test needs inside comes in as a systemd credential. Scenarios know nothing of each other, and run in as many lanes

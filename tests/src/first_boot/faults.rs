@@ -25,7 +25,7 @@ const TEMPLATES: &str = "/usr/share/cipolla/templates";
 /// With broken templates, as a broken update might bring them, every program refuses its file, the agent says so
 /// and leaves what was there.
 pub(super) fn refused(state: &mut State) -> Verdict {
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let paths: Vec<_> = VALIDATED.iter().map(|(path, _)| *path).collect();
     let sums = format!("sha256sum {}", paths.join(" "));
     let before = appliance.read(&sums)?;
@@ -75,7 +75,7 @@ df -B1 --output=avail /data | tail -n1";
 /// A disk without room: the start fails, names the file and the reason, and loses nothing; with room again it
 /// completes.
 pub(super) fn disk_full(state: &mut State) -> Verdict {
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let before = keys::identity(appliance)?;
     let left = appliance.read(FILL)?;
     let output = appliance.run("cipolla boot");

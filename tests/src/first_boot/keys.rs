@@ -49,7 +49,7 @@ rm -rf $dir";
 /// The key files are Tor's byte for byte, each secret key belongs to its public one, and the address is what Tor
 /// and a second implementation make of it. The Tor that runs has nothing to complain about.
 pub(super) fn key_files_match_tor(state: &mut State) -> Verdict {
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let mut findings = Vec::new();
     let tors = appliance.read(TOR)?;
     for (service, tor) in SERVICES.into_iter().zip(tors.lines()) {
@@ -109,7 +109,7 @@ fn address_of(public: &[u8; 32]) -> String {
 /// Folders and files of the services: Tor's alone.
 pub(super) fn hs_dirs(state: &mut State) -> Verdict {
     let listed =
-        state.appliance()?.read("cd /var/lib/tor && find mx client admin -printf '%y %m %u:%g %p\\n'")?;
+        state.appliance.read("cd /var/lib/tor && find mx client admin -printf '%y %m %u:%g %p\\n'")?;
     let mut findings = Vec::new();
     for line in listed.lines() {
         let wanted = match line.chars().next() {

@@ -11,10 +11,14 @@ use qemu::{Deadline, RunDir};
 
 use super::State;
 use crate::Context;
+use crate::appliance::Appliance;
 use crate::check::{PASS, Verdict, fail, none_of};
 
 /// From the start of the machine until the agent has handed over.
 const HANDED_OVER: u64 = 600;
+
+/// The file of the owner's SSH key.
+const OWNER: &str = "owner";
 
 /// The patterns to look for, one a line, in the guest.
 const PATTERNS: &str = "/run/cipolla-test/patterns";
@@ -37,21 +41,22 @@ pub(super) struct Waiting {
 }
 
 /// Makes the owner's SSH key with OpenSSH's own program and returns its public half. The private one stays in
-/// the run directory.
-pub(super) fn owner_key(ctx: &Context, run_dir: &RunDir) -> anyhow::Result<String> {
-    let file = run_dir.file("owner");
-    for old in [&file, &run_dir.file("owner.pub")] {
-        if old.exists() {
-            fs_err::remove_file(old)?;
+/// the run directory, for later runs too: a record of an earlier one holds that owner's settings.
+pub(crate) fn owner_key(ctx: &Context, run_dir: &RunDir) -> anyhow::Result<String> {
+    let (file, public) = (run_dir.file(OWNER), run_dir.file("owner.pub"));
+    // The public half is written last.
+    if !public.exists() {
+        if file.exists() {
+            fs_err::remove_file(&file)?;
         }
+        let options = ["-q", "-t", "ed25519", "-N", "", "-C", "ada@laptop", "-f"].map(AsRef::as_ref);
+        ctx.programs.output("ssh-keygen", options.into_iter().chain([file.as_os_str()]))?;
     }
-    let options = ["-q", "-t", "ed25519", "-N", "", "-C", "ada@laptop", "-f"].map(AsRef::as_ref);
-    ctx.programs.output("ssh-keygen", options.into_iter().chain([file.as_os_str()]))?;
-    Ok(fs_err::read_to_string(run_dir.file("owner.pub"))?.trim().to_owned())
+    Ok(fs_err::read_to_string(public)?.trim().to_owned())
 }
 
 /// Records all command lines and environments in the guest from now until the agent has handed over.
-pub(super) fn watch_command_lines(state: &mut State) -> anyhow::Result<()> {
+pub(super) fn watch_command_lines(appliance: &mut Appliance) -> anyhow::Result<()> {
     let script = "umask 077
 mkdir -p /run/cipolla-test
 until test -e /run/cipolla/issue || systemctl -q is-failed cipolla-boot.service; do
@@ -59,13 +64,13 @@ until test -e /run/cipolla/issue || systemctl -q is-failed cipolla-boot.service;
   sleep 0.3
 done
 exit 0";
-    state.appliance()?.machine.run(script, Deadline::seconds(HANDED_OVER))?;
+    appliance.machine.run(script, Deadline::seconds(HANDED_OVER))?;
     Ok(())
 }
 
 /// Reads the credentials where root may read them, and lays out the patterns.
 pub(super) fn learn(state: &mut State) -> anyhow::Result<()> {
-    let text = state.appliance()?.read(&format!(
+    let text = state.appliance.read(&format!(
         "umask 077
 mkdir -p /run/cipolla-test
 cd /var/lib/cipolla/private/credentials
@@ -81,7 +86,7 @@ cat /var/lib/tor/mx/hostname"
 /// All of the hand-over is on the screen at once: addresses, passwords, QR code and what to do. A picture of it is
 /// kept in the run directory.
 pub(super) fn console(state: &mut State) -> Verdict {
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let picture = appliance.machine.screenshot("console.png", Deadline::seconds(60))?;
     let screen = appliance.read("fold -w $(stty size </dev/tty1 | cut -d' ' -f2) /dev/vcs1")?;
     let client = appliance.read("cat /var/lib/tor/client/hostname")?;
@@ -106,7 +111,7 @@ pub(super) fn console(state: &mut State) -> Verdict {
 
 /// In no journal of any boot, no kernel message, no log, no command line and no environment.
 pub(super) fn never_in_journal(state: &mut State) -> Verdict {
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let console = appliance.machine.console().text();
     let mut findings = Vec::new();
     // Getty's part of the console is the hand-over; what comes before it is the boot.
@@ -142,7 +147,7 @@ pub(super) fn never_in_journal(state: &mut State) -> Verdict {
 
 /// In no file that anybody but root can read, and on no byte of the boot partition.
 pub(super) fn not_readable_by_others(state: &mut State) -> Verdict {
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let script = format!(
         "{{ find /data /run /etc /tmp -xdev -type f -perm /044 -print0; }} | xargs -0r grep -alsF -f {PATTERNS}; true"
     );
@@ -161,9 +166,9 @@ pub(super) fn not_readable_by_others(state: &mut State) -> Verdict {
 /// Decrypts `credentials.age` with the owner's SSH key, away from the appliance.
 fn claimed(state: &mut State) -> anyhow::Result<String> {
     let script = format!("{MOUNT}base64 -w0 /run/cipolla-test/boot/credentials.age");
-    let encrypted = state.appliance()?.read(&script)?;
+    let encrypted = state.appliance.read(&script)?;
     let encrypted = BASE64.decode(encrypted.trim().as_bytes())?;
-    let file = state.run_dir.file("owner");
+    let file = state.owner.file(OWNER);
     let key = age::ssh::Identity::from_buffer(std::io::BufReader::new(fs_err::File::open(&file)?), None)?;
     let mut text = String::new();
     let decryptor = age::Decryptor::new(&encrypted[..]).context("reading the header")?;
@@ -199,7 +204,7 @@ pub(super) fn claim(state: &mut State) -> Verdict {
     }
     // Who has another key gets nothing.
     let script = format!("{MOUNT}base64 -w0 /run/cipolla-test/boot/credentials.age");
-    let encrypted = BASE64.decode(state.appliance()?.read(&script)?.trim().as_bytes())?;
+    let encrypted = BASE64.decode(state.appliance.read(&script)?.trim().as_bytes())?;
     let stranger = age::x25519::Identity::generate();
     let opened =
         age::Decryptor::new(&encrypted[..])?.decrypt(std::iter::once(&stranger as &dyn age::Identity));
@@ -211,7 +216,7 @@ pub(super) fn claim(state: &mut State) -> Verdict {
 pub(super) fn log_in(state: &mut State) -> Verdict {
     let claimed = parse(&claimed(state)?)?;
     let Waiting { mailbox, web, admin, mx } = &claimed;
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let mut findings = Vec::new();
     let login = |password: &str| format!("echo '{password}' | doveadm auth test -x service=imap 'ada@{mx}'");
     if !appliance.run(&login(mailbox))?.status.success() {
@@ -250,7 +255,7 @@ echo '{password}' | perl -e '$_ = <STDIN>; chomp; exit(crypt($_, $ARGV[0]) ne $A
 /// `WELCOME.txt` names the addresses, and nothing that must stay secret.
 pub(super) fn welcome(state: &mut State) -> Verdict {
     let script = format!("{MOUNT}cat /run/cipolla-test/boot/WELCOME.txt");
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     let text = appliance.read(&script)?;
     let mut findings = Vec::new();
     for service in ["mx", "client", "admin"] {
@@ -278,8 +283,8 @@ pub(super) fn welcome(state: &mut State) -> Verdict {
 /// The first login shows them, the next one says that they wait; both as a login shell on a terminal does it.
 pub(super) fn first_login(state: &mut State) -> Verdict {
     let login = "TERM=dumb script -qec \"sh -lc 'echo logged in'\" /dev/null </dev/null";
-    let first = state.appliance()?.read(login)?;
-    let second = state.appliance()?.read(login)?;
+    let first = state.appliance.read(login)?;
+    let second = state.appliance.read(login)?;
     let Waiting { mailbox, web, admin, .. } = &state.waiting;
     let mut findings = Vec::new();
     for (text, shows) in [(&first, true), (&second, false)] {
@@ -303,7 +308,7 @@ pub(super) fn acknowledged(state: &mut State) -> Verdict {
         "echo '{}' | doveadm auth test -x service=imap 'ada@{}'",
         state.waiting.mailbox, state.waiting.mx
     );
-    let appliance = state.appliance()?;
+    let appliance = &mut state.appliance;
     appliance.read("cipolla ack")?;
     let mut findings = Vec::new();
     let left = appliance.read("ls -A /var/lib/cipolla/private/credentials")?;

@@ -7,7 +7,8 @@
 //! any part, torn at the boundaries of sectors. That is more than killing QEMU can show, whose writes have all
 //! reached the host, and a cut costs a second. What a cut left is read from outside ([`left`](crate::left)) after the
 //! repair that a boot does, and judged by what the appliance had promised by then: `guest.py` marks its promises in
-//! the record itself, so no clock has to be trusted. At the end two of these disks are really started.
+//! the record itself, so no clock has to be trusted. At the end two of these disks are really started. What a first start
+//! makes is then looked at on the machine whose first start lost its power ([`first_boot`]).
 //!
 //! What this does not show: a flush vouches for all requests that were done before it, also for those that the guest
 //! sent meanwhile and that a disk might still lose; requests that were under way count as lost.
@@ -40,6 +41,7 @@ use qemu::{Probe, RunDir, WriteLog};
 use crate::Context;
 use crate::appliance::Appliance;
 use crate::check::{Check, Evidence, Phase, Scenario, Verdict, check, none_of};
+use crate::first_boot;
 use crate::left::Left;
 use cut::{Cut, Fate, Moment};
 use history::History;
@@ -50,8 +52,8 @@ const SEED: u64 = 1;
 /// How many findings are told: a fault that one cut shows is shown by most later ones too.
 const SHOWN: usize = 20;
 
-/// The settings of the machine.
-const OWNER: &str = "[owner]\nmailbox = \"ada\"\n";
+/// What the file of an onion service's secret key is called.
+const KEY: &str = "hs_ed25519_secret_key";
 
 pub(crate) struct Power;
 
@@ -61,9 +63,11 @@ pub(crate) struct State {
     probe: Probe,
     run_dir: RunDir,
     seed: u64,
+    /// The owner's.
+    settings: String,
     recorded: Option<Appliance>,
-    first: Option<after::Started>,
-    later: Option<after::Started>,
+    first: Option<after::Started<first_boot::State>>,
+    later: Option<after::Started<Appliance>>,
     judged: Vec<Judged>,
     log: Option<WriteLog>,
     history: Option<History>,
@@ -75,6 +79,18 @@ struct Judged {
     left: Left,
     /// How many writes it lost, whole or in part, but for marks.
     lost: usize,
+}
+
+impl Judged {
+    /// Whether a file whose path ends so is left.
+    fn has(&self, end: &str) -> bool {
+        self.left.files.keys().any(|path| path.ends_with(end))
+    }
+
+    /// Whether the cut came between the first key and the end of the identity.
+    fn has_part_of_the_identity(&self) -> bool {
+        self.has(KEY) && !self.has("private/complete")
+    }
 }
 
 impl State {
@@ -109,17 +125,21 @@ impl Scenario for Power {
     }
 
     fn about(&self) -> Cow<'static, str> {
-        "power cuts at random moments of first start, mail and changes of settings; what each leaves on the disk".into()
+        "power cuts in first start, mail and changes of settings: what each leaves, and what a first start then makes"
+            .into()
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let seed = ctx.seed.unwrap_or(SEED);
         eprintln!("  seed {seed}");
+        let run_dir = RunDir::create(&ctx.run_root.join("power"))?;
+        let key = first_boot::owner_key(ctx, &run_dir)?;
         Ok(State {
             ctx: ctx.clone(),
             probe: probe.clone(),
-            run_dir: RunDir::create(&ctx.run_root.join("power"))?,
+            run_dir,
             seed,
+            settings: format!("[owner]\nmailbox = \"ada\"\nssh_keys = [\"{key}\"]\n"),
             recorded: None,
             first: None,
             later: None,
@@ -130,8 +150,12 @@ impl Scenario for Power {
     }
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
-        let mut phases =
-            vec![Phase::after(cut_and_read, judgement()), Phase::after(after::start, after::checks())];
+        let mut phases = vec![
+            Phase::after(cut_and_read, judgement()),
+            Phase::after(after::start, after::checks()),
+            Phase::after(after::end_later, Vec::new()),
+            first_boot::phase().within(after::first),
+        ];
         if ctx.writes.is_none() {
             phases.insert(0, Phase::after(record::start, record::checks()));
         }
@@ -139,14 +163,17 @@ impl Scenario for Power {
     }
 
     fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        let machines = [state.recorded.as_mut(), state.first.as_mut().map(after::Started::appliance)];
-        let later = state.later.as_mut().map(after::Started::appliance);
-        machines.into_iter().chain([later]).flatten().flat_map(Appliance::evidence).collect()
+        let first = state.first.as_mut().map(|first| &mut first.machine.appliance);
+        let later = state.later.as_mut().map(|later| &mut later.machine);
+        [state.recorded.as_mut(), first, later].into_iter().flatten().flat_map(Appliance::evidence).collect()
     }
 
     fn reach(&self, state: &State) -> Option<String> {
-        let later = state.later.as_ref().map(after::Started::how_to_reach);
-        later.or_else(|| state.recorded.as_ref().map(|appliance| appliance.machine.how_to_reach()))
+        let first = state.first.as_ref().map(|first| &first.machine.appliance);
+        let later = state.later.as_ref().map(|later| &later.machine);
+        let up = [state.recorded.as_ref(), first, later].into_iter().flatten();
+        let ways: Vec<_> = up.map(|appliance| appliance.machine.how_to_reach()).collect();
+        (!ways.is_empty()).then(|| ways.join("\n"))
     }
 }
 
@@ -223,11 +250,8 @@ fn worth(state: &mut State) -> Verdict {
             findings.push(format!("no cut {what}"));
         }
     };
-    let has = |one: &Judged, end: &str| one.left.files.keys().any(|path| path.ends_with(end));
-    wanted("came before the first key was made", &|one| !has(one, "hs_ed25519_secret_key"));
-    wanted("came between the first key and the end of the identity", &|one| {
-        has(one, "hs_ed25519_secret_key") && !has(one, "private/complete")
-    });
+    wanted("came before the first key was made", &|one| !one.has(KEY));
+    wanted("came between the first key and the end of the identity", &Judged::has_part_of_the_identity);
     wanted("came while a message was in the queue", &|one| {
         one.cut.moment == Moment::Mail
             && one.left.words.iter().any(|(_, path)| path.starts_with("var/spool/postfix"))

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, anyhow, ensure};
 use qemu::Deadline;
 
+use super::State;
 use super::judge::STATE;
-use super::{OWNER, State};
 use crate::appliance::{self, Appliance};
 use crate::check::{Check, PASS, Verdict, check, gate};
 
@@ -28,7 +28,7 @@ const END: u64 = 60;
 
 /// Switches the machine on, with a record.
 pub(super) fn start(state: &mut State) -> anyhow::Result<()> {
-    let settings = appliance::settings(OWNER);
+    let settings = appliance::settings(&state.settings);
     let started = Appliance::spawn_as(&state.ctx, &state.probe, state.run_dir.clone(), |spec| {
         spec.credentials.push(settings);
         spec.record_writes = true;
