@@ -62,9 +62,12 @@ impl<S: 'static> Check<S> {
     }
 }
 
+/// What leads into a situation.
+type Enter<S> = Box<dyn Fn(&mut S) -> anyhow::Result<()>>;
+
 /// Checks that share a situation, and how to get into it from the one before.
 pub(crate) struct Phase<S> {
-    pub(crate) enter: Box<dyn Fn(&mut S) -> anyhow::Result<()>>,
+    pub(crate) enter: Enter<S>,
     pub(crate) checks: Vec<Check<S>>,
     /// Whether it measures how fast something is, so that no other scenario may run beside it.
     pub(crate) alone: bool,
