@@ -17,8 +17,8 @@
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
 //! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
 //! | `attack` | one appliance in that network, attacked while its owner works; who may see a service at all |
-//! | `web` | one appliance in that network: its webmail in a real browser, TLS and SSH under scanners |
 //! | `exchange` | two appliances write to each other over that network; then one of them sleeps |
+//! | `web` | the last part of `exchange`: the webmail in a real browser, TLS and SSH under scanners |
 //! | `outside` | one appliance in that network: its packets, its open ports |
 //! | `clock` | one appliance in that network, its clock wrong by hours, years, and at the epoch |
 //! | `power` | dozens of power cuts in one recorded run, two boots after them, and what a first start makes |
@@ -136,9 +136,8 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(lab_network::LabNetwork));
     all.push(Box::new(browser::scenario::Driver));
     all.push(Box::new(vantage::scenario::Scanners));
-    all.push(Box::new(mail::Mail));
     all.push(Box::new(exchange::Exchange));
-    all.push(Box::new(web::Web));
+    all.push(Box::new(mail::Mail));
     all.push(Box::new(outside::Outside));
     all.extend(first_boot::all());
     all.push(Box::new(clock::Clock));

@@ -1,11 +1,12 @@
 //! Two appliances from the same image write to each other, over the private Tor network. One of them reaches it
-//! through an obfs4 bridge.
+//! through an obfs4 bridge. Afterwards the other one is looked at alone.
 //!
 //! | module | what |
 //! |---|---|
 //! | here | mail both ways, by submission and IMAP through Tor, with TLS that trusts the appliance's own authority only |
 //! | [`webmail`] | what has arrived is read, and answered, in a browser |
 //! | [`sleep`] | one of them is switched off while the other writes |
+//! | [`web`] | the other one under browser and scanners; a module of its own, on a machine that is up already |
 
 mod sleep;
 mod webmail;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clients::{Imap, Smtp};
 use data_encoding::BASE64_MIME;
 use qemu::{Deadline, Probe, RunDir};
@@ -25,8 +26,9 @@ use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
 use crate::first_boot::identity;
 use crate::site::{Account, DIALOGUE, ONION, Site};
+use crate::web;
 use crate::webmail::Webmail;
-use crate::world::{Asleep, Resident, World};
+use crate::world::{Asleep, Owner, Resident, World};
 
 /// From submission to the other mailbox: a lookup, a circuit, a delivery, on two emulated machines.
 const DELIVERY: u64 = 300;
@@ -43,6 +45,12 @@ const TEXT: &str = "Zwiebelsuppe für alle.";
 
 pub(crate) struct Exchange;
 
+/// First two who write to each other, then one of them alone.
+pub(crate) struct Stages {
+    both: Option<State>,
+    one: Option<web::State>,
+}
+
 /// Fields are dropped in this order.
 pub(crate) struct State {
     webmail: Option<Webmail>,
@@ -56,6 +64,8 @@ pub(crate) struct State {
     tree: Vec<OsString>,
     /// For screenshots.
     folder: PathBuf,
+    /// For what is seen of the one that stays, and the SSH key of its owner.
+    web_folder: PathBuf,
 }
 
 /// An appliance and what its owner knows.
@@ -67,14 +77,15 @@ struct Person {
 }
 
 impl Scenario for Exchange {
-    type State = State;
+    type State = Stages;
 
     fn name(&self) -> Cow<'static, str> {
         "exchange".into()
     }
 
     fn about(&self) -> Cow<'static, str> {
-        "two appliances from one image write to each other over a private Tor network; one of them sleeps"
+        "two appliances from one image write to each other over a private Tor network; one of them sleeps, the \
+         other is seen by a browser and by scanners"
             .into()
     }
 
@@ -82,19 +93,23 @@ impl Scenario for Exchange {
         true
     }
 
-    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
+    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Stages> {
         let tree = ctx.browser.clone().context("no browser was prepared for this run")?;
         let mut world = World::start(ctx, "exchange")?;
         let folder = RunDir::create(&ctx.run_root.join("exchange/webmail"))?.path().to_owned();
+        // Closed to others before anything is made in it.
+        let web_folder = RunDir::create(&ctx.run_root.join("exchange/web"))?.path().to_owned();
+        let key = web::make_key(ctx, &web_folder)?;
+        let owner = Owner { ssh_keys: &[key], ..Owner::from("ada") };
+        let ada = world.appliance(ctx, probe, "exchange/ada", owner)?;
         // Bob's provider lets nobody use Tor: his appliance goes through a bridge.
-        let ada = world.appliance(ctx, probe, "exchange/ada", "ada")?;
         let bob = world.appliance_behind_bridge(ctx, probe, "exchange/bob", "bob")?;
         let people = [("ada", ada), ("bob", bob)].map(|(name, resident)| Person {
             resident: Some(resident),
             name,
             site: None,
         });
-        Ok(State {
+        let both = State {
             webmail: None,
             people: people.into(),
             asleep: None,
@@ -102,10 +117,12 @@ impl Scenario for Exchange {
             world,
             tree,
             folder,
-        })
+            web_folder,
+        };
+        Ok(Stages { both: Some(both), one: None })
     }
 
-    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+    fn phases(&self, ctx: &Context) -> Vec<Phase<Stages>> {
         let checks = vec![
             gate("both_boot", &[], |state: &mut State| {
                 for person in &mut state.people {
@@ -114,7 +131,7 @@ impl Scenario for Exchange {
                 PASS
             }),
             check("keys_unique_across_two_boots", &["R3", "R49"], keys_unique),
-            gate("owners_log_in_through_tor", &["R22", "R23", "R39"], owners_log_in),
+            gate("owners_log_in_through_tor", &["R2", "R22", "R23", "R39"], owners_log_in),
             check("two_appliances_exchange_mail_there", &["R36"], |state: &mut State| exchange(state, 0, 1)),
             check("two_appliances_exchange_mail_back", &["R36"], |state: &mut State| exchange(state, 1, 0)),
             check("headers_no_ip_no_agent_no_zone", &["R31"], headers_tell_nothing),
@@ -123,23 +140,62 @@ impl Scenario for Exchange {
             check("webmail_reply_threads_and_tells_nothing", &["R16", "R31"], webmail::reply),
         ];
         let captures = vec![check("captures_hold_only_tor_and_dhcp", &["R1", "R4", "R6"], only_tor_and_dhcp)];
-        vec![
+        let both = [
             Phase::of(checks),
             Phase::after(sleep::fall_asleep, sleep::while_asleep()),
             Phase::after(sleep::wake, sleep::afterwards()),
             Phase::of(captures),
-        ]
+        ];
+        let scanners = ctx.scanners.clone();
+        let alone = Phase::after(move |stages: &mut Stages| stages.leave_one(&scanners), Vec::new());
+        let both = both.map(|phase| phase.within(Stages::both));
+        let one = web::phases().into_iter().map(|phase| phase.within(Stages::one));
+        both.into_iter().chain([alone]).chain(one).collect()
     }
 
-    fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        let up = state.people.iter_mut().filter_map(|person| person.resident.as_mut());
+    fn evidence(&self, stages: &mut Stages) -> Vec<Evidence> {
+        let both = stages.both.as_mut().map(State::evidence);
+        let one = stages.one.as_mut().map(web::State::evidence);
+        both.or(one).unwrap_or_default()
+    }
+
+    fn reach(&self, stages: &Stages) -> Option<String> {
+        let both = stages.both.as_ref().map(State::reach);
+        both.or_else(|| stages.one.as_ref().map(web::State::reach))
+    }
+}
+
+impl Stages {
+    fn both(&mut self) -> anyhow::Result<&mut State> {
+        self.both.as_mut().context("one of the two appliances is gone")
+    }
+
+    fn one(&mut self) -> anyhow::Result<&mut web::State> {
+        self.one.as_mut().context("there are still two appliances")
+    }
+
+    /// Switches bob's appliance off for good, so that it takes no time from the other one.
+    fn leave_one(&mut self, scanners: &[OsString]) -> anyhow::Result<()> {
+        let [ada, bob] = &mut self.both()?.people[..] else { bail!("there are two people") };
+        bob.resident.take().context("bob's appliance is switched off already")?.cut_power()?;
+        let site = ada.site.take().context("nothing is known about ada")?;
+        let resident = ada.resident.take().context("ada's appliance is switched off")?;
+        let State { world, tree, web_folder, .. } = self.both.take().context("there were two appliances")?;
+        self.one = Some(web::State::new((resident, world), site, tree, scanners.to_owned(), web_folder));
+        Ok(())
+    }
+}
+
+impl State {
+    fn evidence(&mut self) -> Vec<Evidence> {
+        let up = self.people.iter_mut().filter_map(|person| person.resident.as_mut());
         up.flat_map(Resident::evidence).collect()
     }
 
-    fn reach(&self, state: &State) -> Option<String> {
-        let up = state.people.iter().filter_map(|person| person.resident.as_ref());
+    fn reach(&self) -> String {
+        let up = self.people.iter().filter_map(|person| person.resident.as_ref());
         let machines = up.map(|resident| resident.appliance.machine.how_to_reach());
-        Some(machines.chain([state.world.lab().how_to_reach()]).collect())
+        machines.chain([self.world.lab().how_to_reach()]).collect()
     }
 }
 

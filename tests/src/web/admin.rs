@@ -17,7 +17,7 @@ use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 use crate::site::{Account, DIALOGUE, ONION};
 use crate::vantage::{Output, ssh_audit, words};
 
-/// The owner's private key, in the scenario's folder.
+/// The owner's private key, in the folder of [`State`].
 const KEY: &str = "id_ed25519";
 
 /// What an owner does over SSH.
@@ -54,7 +54,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 }
 
 /// Makes the owner's SSH key and returns its public half.
-pub(super) fn make_key(ctx: &Context, folder: &Path) -> anyhow::Result<String> {
+pub(crate) fn make_key(ctx: &Context, folder: &Path) -> anyhow::Result<String> {
     let (key, public) = (folder.join(KEY), folder.join(format!("{KEY}.pub")));
     for old in [&key, &public] {
         if old.exists() {
@@ -71,20 +71,20 @@ pub(super) fn make_key(ctx: &Context, folder: &Path) -> anyhow::Result<String> {
 fn known_hosts(state: &mut State) -> anyhow::Result<PathBuf> {
     let key = state.resident.appliance.read("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")?;
     let file = state.folder.join("known_hosts");
-    fs_err::write(&file, format!("{} {key}", state.site()?.admin))?;
+    fs_err::write(&file, format!("{} {key}", state.site.admin))?;
     Ok(file)
 }
 
 /// Shows the owner's key of the service to the lab's Tor, and waits until the service answers.
 fn reach(state: &mut State) -> anyhow::Result<()> {
-    let (onion, key) = (state.site()?.admin.clone(), state.site()?.admin_key);
+    let (onion, key) = (state.site.admin.clone(), state.site.admin_key);
     state.world.client()?.authorize(&onion, &key, Deadline::seconds(60))?;
-    state.site()?.door.connect_when_up("ada's ssh", &onion, 22, Deadline::seconds(ONION)).map(drop)
+    state.site.door.connect_when_up("ada's ssh", &onion, 22, Deadline::seconds(ONION)).map(drop)
 }
 
 /// Runs a command over SSH as root, with these options on top.
 fn ssh(state: &State, known: &Path, options: &[&str], command: &str) -> anyhow::Result<Output> {
-    let (socket, site) = (state.folder.join("ssh"), state.site()?);
+    let (socket, site) = (state.folder.join("ssh"), &state.site);
     let limit = Duration::from_secs(DIALOGUE);
     let passage = Passage::open(&socket, &site.door, |_| "ada's ssh".to_owned(), &site.admin, 22, limit)?;
     let proxy = format!("ProxyCommand=socat - UNIX-CONNECT:{}", passage.socket().display());
@@ -134,7 +134,7 @@ fn session_can_administer(state: &mut State) -> Verdict {
 }
 
 fn ssh_audit_clean(state: &mut State) -> Verdict {
-    let onion = state.site()?.admin.clone();
+    let onion = state.site.admin.clone();
     let forward = Forward::open(state, &onion, 22, 2)?;
     let argv = ssh_audit::argv(forward.address);
     let output = state.scanners.output(&argv, Deadline::seconds(ONION))?;
@@ -158,7 +158,7 @@ struct Grant {
 /// From the first device's key on, strangers do not see the service; the device does; and the appliance's own watch is
 /// not confused. With the last key gone, everybody sees it again.
 fn client_service_can_be_closed(state: &mut State) -> Verdict {
-    let (onion, soon) = (state.site()?.client.clone(), || Deadline::seconds(60));
+    let (onion, soon) = (state.site.client.clone(), || Deadline::seconds(60));
     let mut findings = Vec::new();
     let grant = state.resident.appliance.read("cipolla --json access add laptop")?;
     let grant: Grant = serde_json::from_str(&grant).context("reading what the owner is told")?;
@@ -172,7 +172,7 @@ fn client_service_can_be_closed(state: &mut State) -> Verdict {
     let key = BASE32_NOPAD.decode(grant.private_key.trim().as_bytes()).context("decoding the key")?;
     let key = <[u8; 32]>::try_from(key).map_err(|key| anyhow!("the key has {} bytes", key.len()))?;
     state.world.client()?.authorize(&onion, &key, soon())?;
-    let site = state.site()?;
+    let site = &state.site;
     site.door.connect_when_up("laptop", &onion, 993, Deadline::seconds(ONION))?;
     let account = Account { local: "ada", password: &site.password };
     site.mailbox("laptop", account)?.demand("LOGOUT")?;
@@ -182,7 +182,7 @@ fn client_service_can_be_closed(state: &mut State) -> Verdict {
     }
     state.resident.appliance.read("cipolla access revoke laptop")?;
     state.world.client()?.new_identity(soon())?;
-    state.site()?.door.connect_when_up("anybody again", &onion, 993, Deadline::seconds(ONION))?;
+    state.site.door.connect_when_up("anybody again", &onion, 993, Deadline::seconds(ONION))?;
     none_of(&findings)
 }
 
@@ -192,7 +192,7 @@ fn without_key(state: &mut State, onion: &str) -> anyhow::Result<Option<Refused>
     loop {
         // What it learnt before would still open the door, and so would the old descriptor.
         state.world.client()?.new_identity(Deadline::seconds(60))?;
-        let seen = state.site()?.door.connect("nobody", onion, 993, deadline);
+        let seen = state.site.door.connect("nobody", onion, 993, deadline);
         let seen = match seen {
             Ok(_) => None,
             Err(error) => Some(error.downcast::<Refused>()?),

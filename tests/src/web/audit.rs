@@ -4,6 +4,8 @@
 //! not in the image, so it comes in through the root shell, into memory, and runs with idle priority beside checks
 //! that wait for Tor.
 
+use std::io::Write as _;
+
 use anyhow::Context as _;
 use data_encoding::BASE64;
 use qemu::Deadline;
@@ -73,8 +75,10 @@ fn lynis(state: &mut State) -> Verdict {
     let output = state.resident.appliance.machine.run(script, Deadline::seconds(AUDIT))?;
     fs_err::write(state.folder.join("lynis-report.txt"), &output.stdout)?;
     let report = Report::parse(&output.stdout).with_context(|| output.stderr.clone())?;
+    // After what was measured before.
     let figures = state.resident.appliance.machine.run_dir().file("figures.txt");
-    fs_err::write(figures, format!("hardening index of lynis: {} ({} tests)\n", report.index, report.tests))?;
+    let mut figures = fs_err::OpenOptions::new().append(true).create(true).open(figures)?;
+    writeln!(figures, "hardening index of lynis: {} ({} tests)", report.index, report.tests)?;
     none_of(&report.findings())
 }
 

@@ -25,7 +25,7 @@ impl Forward {
         let socket = state.folder.join(format!("port{port}"));
         let circuit = move |number: usize| format!("scanner of {port}, {}", number / together);
         let limit = Duration::from_secs(DIALOGUE);
-        let passage = Passage::open(&socket, &state.site()?.door, circuit, onion, port, limit)?;
+        let passage = Passage::open(&socket, &state.site.door, circuit, onion, port, limit)?;
         let argv = words([
             "socat",
             "-d",

@@ -1,4 +1,5 @@
-//! One appliance in the lab, as its owner's browser and SSH see it, and as scanners do.
+//! One appliance in the lab, as its owner's browser and SSH see it, and as scanners do. A part of `exchange`: the machine
+//! is one that has written to another and got mail from it.
 //!
 //! | module | what |
 //! |---|---|
@@ -19,109 +20,60 @@ mod tls;
 mod webmail;
 mod webonly;
 
-use std::borrow::Cow;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow, bail};
-use qemu::{Deadline, Probe, RunDir};
+use anyhow::bail;
+use qemu::Deadline;
 
-use crate::Context;
-use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
+pub(crate) use admin::make_key;
+
+use crate::check::{Evidence, PASS, Phase, Verdict, fail, gate};
 use crate::site::{Account, DELIVERY, ONION, PEER, Site};
 use crate::vantage::{Vantage, words};
 use crate::webmail::Webmail;
-use crate::world::{Owner, Resident, World};
+use crate::world::{Resident, World};
 
 /// The second mailbox's password.
 const BOB: &str = "seven patient Harbours remember";
 
-pub(crate) struct Web;
-
-/// Fields are dropped in this order.
+/// An appliance whose services are known and whose first mailbox is `ada`. Fields are dropped in this order.
 pub(crate) struct State {
     webmail: Option<Webmail>,
     resident: Resident,
     world: World,
-    site: Option<Site>,
+    site: Site,
     /// The browser's tree.
-    tree: Vec<std::ffi::OsString>,
+    tree: Vec<OsString>,
     /// The scanners, in the lab's network.
     scanners: Vantage,
-    /// The scenario's folder.
+    /// For screenshots, scans, and the owner's SSH key.
     folder: PathBuf,
     /// What testssl found, by port.
     scans: tls::Scans,
 }
 
-impl Scenario for Web {
-    type State = State;
-
-    fn name(&self) -> Cow<'static, str> {
-        "web".into()
-    }
-
-    fn about(&self) -> Cow<'static, str> {
-        "one appliance in a private Tor network: its webmail in a browser, TLS and SSH under scanners".into()
-    }
-
-    fn wants_browser(&self) -> bool {
-        true
-    }
-
-    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
-        let tree = ctx.browser.clone().context("no browser was prepared for this run")?;
-        // Closed to others before anything is made in it.
-        let folder = RunDir::create(&ctx.run_root.join("web"))?.path().to_owned();
-        let key = admin::make_key(ctx, &folder)?;
-        let mut world = World::start(ctx, "web")?;
-        let owner = Owner { ssh_keys: &[key], ..Owner::from("ada") };
-        let resident = world.appliance(ctx, probe, "web/a", owner)?;
-        let scanners = Vantage { namespace: world.lab().network(), tree: ctx.scanners.clone() };
-        let scans = tls::Scans::new();
-        Ok(State { webmail: None, resident, world, site: None, tree, scanners, folder, scans })
-    }
-
-    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
-        let up = vec![
-            gate("boots_with_ssh_key", &[], |state: &mut State| {
-                state.resident.appliance.wait_boot()?;
-                PASS
-            }),
-            gate("services_reachable_through_tor", &["R2"], services_reachable),
-            gate("second_mailbox", &[], second_mailbox),
-        ];
-        let leave = |state: &mut State| {
-            state.webmail = None;
-            Ok(())
-        };
-        vec![
-            Phase::of(up),
-            Phase::of(webmail::checks()),
-            Phase::after(leave, tls::checks()),
-            // Checks that wait more than they work.
-            Phase::after(audit::start, admin::checks()),
-            Phase::of(renewal::checks()),
-            Phase::after(tls::scan, tls::scans()),
-            Phase::of(audit::checks()),
-            Phase::of(webonly::checks()),
-        ]
-    }
-
-    fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.evidence()
-    }
-
-    fn reach(&self, state: &State) -> Option<String> {
-        Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
-    }
+pub(crate) fn phases() -> Vec<Phase<State>> {
+    let leave = |state: &mut State| {
+        state.webmail = None;
+        Ok(())
+    };
+    vec![
+        Phase::after(answers, vec![gate("second_mailbox", &[], second_mailbox)]),
+        Phase::of(webmail::checks()),
+        Phase::after(leave, tls::checks()),
+        // Checks that wait more than they work.
+        Phase::after(audit::start, admin::checks()),
+        Phase::of(renewal::checks()),
+        Phase::after(tls::scan, tls::scans()),
+        Phase::of(audit::checks()),
+        Phase::of(webonly::checks()),
+    ]
 }
 
-/// The onions answer, and what the owner has to know is there.
-fn services_reachable(state: &mut State) -> Verdict {
-    let site = Site::learn(&mut state.resident, &mut state.world)?;
-    site.wait_up(Deadline::seconds(ONION))?;
-    state.site = Some(site);
-    PASS
+/// What it did before may have restarted its Tor.
+fn answers(state: &mut State) -> anyhow::Result<()> {
+    state.site.wait_up(Deadline::seconds(ONION))
 }
 
 /// Made as the owner would, with a password of one's own.
@@ -132,31 +84,46 @@ fn second_mailbox(state: &mut State) -> Verdict {
 }
 
 impl State {
-    fn site(&self) -> anyhow::Result<&Site> {
-        self.site.as_ref().ok_or_else(|| anyhow!("the services were never reached"))
+    /// `scanners` is [`crate::Context::scanners`] and `tree` [`crate::Context::browser`]. The folder is the one that
+    /// [`make_key`] put the key in that the appliance lets in.
+    pub(crate) fn new(
+        (resident, world): (Resident, World),
+        site: Site,
+        tree: Vec<OsString>,
+        scanners: Vec<OsString>,
+        folder: PathBuf,
+    ) -> Self {
+        let scanners = Vantage { namespace: world.lab().network(), tree: scanners };
+        Self { webmail: None, resident, world, site, tree, scanners, folder, scans: tls::Scans::new() }
+    }
+
+    pub(crate) fn evidence(&mut self) -> Vec<Evidence> {
+        self.resident.evidence()
+    }
+
+    /// How to reach the machine and its lab.
+    pub(crate) fn reach(&self) -> String {
+        self.resident.appliance.machine.how_to_reach() + &self.world.lab().how_to_reach()
     }
 
     /// `local@` the appliance's mail domain.
-    fn at(&self, local: &str) -> anyhow::Result<String> {
-        Ok(self.site()?.at(local))
+    fn at(&self, local: &str) -> String {
+        self.site.at(local)
     }
 
     /// The browser at the webmail's door, started at its first use.
     fn webmail(&mut self) -> anyhow::Result<&mut Webmail> {
         let webmail = match self.webmail.take() {
             Some(webmail) => webmail,
-            None => {
-                let site = self.site.as_ref().context("the services were never reached")?;
-                Webmail::open(&mut self.world, &self.tree, self.folder.clone(), site, "ada")?
-            }
+            None => Webmail::open(&mut self.world, &self.tree, self.folder.clone(), &self.site, "ada")?,
         };
         Ok(self.webmail.insert(webmail))
     }
 
     /// A stranger's message for `ada`.
     fn receive(&self, sender: &str, message: &[u8]) -> anyhow::Result<()> {
-        let mut smtp = self.site()?.stranger(sender)?;
-        let reply = smtp.mail(&format!("{sender}@{PEER}"), &[&self.at("ada")?], message)?;
+        let mut smtp = self.site.stranger(sender)?;
+        let reply = smtp.mail(&format!("{sender}@{PEER}"), &[&self.at("ada")], message)?;
         if reply.code != 250 {
             bail!("the message is answered with {reply}");
         }
@@ -165,13 +132,13 @@ impl State {
 
     /// Whether ada's mailbox opens with this password.
     fn opens(&self, password: &str) -> anyhow::Result<bool> {
-        let (mut imap, _) = self.site()?.imap("ada reads")?;
-        Ok(imap.login(&self.at("ada")?, password)?.agreed())
+        let (mut imap, _) = self.site.imap("ada reads")?;
+        Ok(imap.login(&self.at("ada"), password)?.agreed())
     }
 
     /// Waits for the message with this word in its subject and returns it as it is stored.
     fn arrived(&self, local: &str, word: &str) -> anyhow::Result<String> {
-        let site = self.site()?;
+        let site = &self.site;
         let password = if local == "ada" { &site.password } else { BOB };
         let account = Account { local, password };
         let message = site.arrived(account, "INBOX", word, Deadline::seconds(DELIVERY))?;

@@ -104,7 +104,7 @@ pub(super) fn scans() -> Vec<Check<State>> {
 impl Port {
     /// The onion that it belongs to.
     pub(super) fn onion(self, state: &State) -> anyhow::Result<String> {
-        let site = state.site()?;
+        let site = &state.site;
         Ok(if self.number == 25 { site.mx.clone() } else { site.client.clone() })
     }
 
@@ -137,15 +137,15 @@ fn run(state: &State, argv: &[&str]) -> anyhow::Result<String> {
     Ok(ran.stdout)
 }
 
-/// Puts the appliance's authority into the scenario's folder, `ca.crt` and `ca.key`, as a thief of the key would.
+/// Puts the appliance's authority into the folder, `ca.crt` and `ca.key`, as a thief of the key would.
 pub(super) fn take_authority(state: &mut State) -> anyhow::Result<()> {
-    fs_err::write(state.folder.join("ca.crt"), &state.site()?.authority)?;
+    fs_err::write(state.folder.join("ca.crt"), &state.site.authority)?;
     let key = state.resident.appliance.read("cat /var/lib/cipolla/private/ca.pem")?;
     Ok(fs_err::write(state.folder.join("ca.key"), key)?)
 }
 
-/// Makes a key and a server's certificate for two days, `leaf.key` and `leaf.crt` in the scenario's folder; signed by
-/// the authority that [`take_authority`] put there, or by itself.
+/// Makes a key and a server's certificate for two days, `leaf.key` and `leaf.crt` in the folder; signed by the authority
+/// that [`take_authority`] put there, or by itself.
 pub(super) fn certify(state: &State, name: &str, by_authority: bool) -> anyhow::Result<()> {
     let path = |name: &str| state.folder.join(name).display().to_string();
     let alternative = format!("subjectAltName=critical,DNS:{name}");
@@ -164,7 +164,7 @@ pub(super) fn certify(state: &State, name: &str, by_authority: bool) -> anyhow::
 /// authority risks nothing.
 fn name_constrained(state: &mut State) -> Verdict {
     take_authority(state)?;
-    let client = state.site()?.client.clone();
+    let client = state.site.client.clone();
     let path = |name: &str| state.folder.join(name).display().to_string();
     let mut findings = Vec::new();
     let extensions = ["-ext", "nameConstraints,basicConstraints", "-in", &path("ca.crt")];

@@ -1,4 +1,5 @@
-//! The webmail in a real browser, as the owner uses it. Screenshots stay in the scenario's folder, numbered.
+//! The webmail in a real browser, as the owner uses it. Screenshots stay in the scenario's folder `web`,
+//! numbered.
 
 use anyhow::{Context as _, ensure};
 use data_encoding::{BASE64, BASE64_MIME};
@@ -38,7 +39,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 impl State {
     /// From the login page to the list of messages.
     fn log_in(&mut self) -> anyhow::Result<()> {
-        let password = self.site()?.password.clone();
+        let password = self.site.password.clone();
         self.webmail()?.log_in(Account { local: "ada", password: &password })
     }
 }
@@ -97,7 +98,7 @@ fn stranger(
          Content-Type: multipart/{kind}; boundary=\"onion\"\r\n\r\n\
          --onion\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n{text}\r\n\
          {attached}--onion--\r\n",
-        state.at("ada")?,
+        state.at("ada"),
         encoded(subject),
         date.trim(),
     );
@@ -140,7 +141,7 @@ fn read(webmail: &mut Webmail) -> anyhow::Result<()> {
 
 /// Writes to bob, who gets it; the copy is in Sent. Returns what is not as the owner would have it.
 fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
-    let (ada, bob) = (state.at("ada")?, state.at("bob")?);
+    let (ada, bob) = (state.at("ada"), state.at("bob"));
     let mut findings = Vec::new();
     let webmail = state.webmail()?;
     let browser = webmail.browser();
@@ -179,7 +180,7 @@ fn send(state: &mut State) -> anyhow::Result<Vec<String>> {
 
 fn password_change(state: &mut State) -> Verdict {
     state.log_in()?;
-    let old = state.site()?.password.clone();
+    let old = state.site.password.clone();
     let webmail = state.webmail()?;
     let browser = webmail.go("?_task=settings&_action=plugin.password")?;
     for (field, text) in
@@ -198,7 +199,7 @@ fn password_change(state: &mut State) -> Verdict {
     if !state.opens(NEW_PASSWORD)? {
         findings.push("the new password does not open the mailbox");
     }
-    state.site.as_mut().context("the site was reached above")?.password = NEW_PASSWORD.to_owned();
+    state.site.password = NEW_PASSWORD.to_owned();
     // The session goes on, and the next one begins, with the new one.
     let webmail = state.webmail()?;
     webmail.go("?_task=mail")?.wait_for_text(SUBJECT, soon())?;
@@ -242,7 +243,7 @@ fn filter_acts(state: &mut State) -> Verdict {
     // The next message with that word goes where the filter says, and one without it does not.
     stranger(state, "Petra", "Onion soup at noon", "x", None)?;
     stranger(state, "Quentin", "Onion tart at noon", "x", None)?;
-    let site = state.site()?;
+    let site = &state.site;
     let ada = Account { local: "ada", password: &site.password };
     site.arrived(ada, "Drafts", "soup", Deadline::seconds(DELIVERY))?;
     site.arrived(ada, "INBOX", "tart", Deadline::seconds(DELIVERY))?;

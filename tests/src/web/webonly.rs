@@ -20,7 +20,7 @@ fn webmail_only(state: &mut State) -> Verdict {
     let script = "{ cat /var/lib/cipolla/private/settings.toml; echo '[mail]'; echo 'imap = \"webmail-only\"'; } \
         >/run/webonly.toml && cipolla settings apply /run/webonly.toml";
     state.resident.appliance.read(script)?;
-    let site = state.site()?;
+    let site = &state.site;
     let mut findings = Vec::new();
     let deadline = Deadline::seconds(SOON);
     for port in [993, 465] {
