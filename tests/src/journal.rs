@@ -52,6 +52,7 @@ const ACCEPTED: &[Accepted] = &[
     always("kernel", "hpet: Lost", BUSY),
     always("kernel", "hrtimer: interrupt took", BUSY),
     always("kernel", "watchdog: BUG: soft lockup", BUSY),
+    always("kernel", "MP-BIOS bug: 8254 timer not connected to IO-APIC", BUSY),
     always("kernel", "Spectre V", EMULATED),
     always("kernel", "CPU bug present and SMT on", EMULATED),
     always(

@@ -139,13 +139,13 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(exchange::Exchange));
     all.push(Box::new(mail::Mail));
     all.push(Box::new(outside::Outside));
-    all.extend(first_boot::all());
-    all.push(Box::new(clock::Clock));
     all.push(Box::new(power::Power));
-    all.push(Box::new(building::Building));
-    // It ends alone. Short ones keep the other lane busy until then.
+    all.push(Box::new(clock::Clock));
+    // In its second half it is alone. It begins when the rest takes as long as its first half.
     all.push(Box::new(attack::Attack));
     all.push(Box::new(firmware::FirmwareScenario::new(ctx.arch)));
+    all.push(Box::new(first_boot::WrongSettings));
+    all.push(Box::new(building::Building));
     all
 }
 

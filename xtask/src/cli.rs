@@ -112,8 +112,8 @@ pub(crate) enum Verb {
         /// Leave machines up after a scenario and say how to reach them.
         #[arg(long)]
         keep: bool,
-        /// How many scenarios run at a time; each has one or two machines of 1 GiB. [default: one for each core, at
-        /// most 4]
+        /// How many scenarios run at a time; each has one or two machines of 1 GiB. [default: three for two cores,
+        /// at most 6]
         #[arg(long, value_name = "N")]
         lanes: Option<NonZeroUsize>,
     },

@@ -13,17 +13,12 @@ mod wifi;
 
 pub(crate) use keys::identity;
 pub(crate) use secrets::owner_key;
+pub(crate) use settings::WrongSettings;
 
 use qemu::RunDir;
 
 use crate::appliance::Appliance;
 use crate::check::{Phase, check};
-use crate::runner::Runnable;
-
-/// The scenarios of this group.
-pub(crate) fn all() -> Vec<Box<dyn Runnable>> {
-    vec![Box::new(settings::WrongSettings)]
-}
 
 /// A machine in its first start, and what is known of it.
 pub(crate) struct State {
