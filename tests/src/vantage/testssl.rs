@@ -43,6 +43,10 @@ pub struct Finding {
     pub finding: String,
 }
 
+/// How long a server may take for a line before TLS begins, in seconds; testssl gives up after the second one that is
+/// late. By itself it waits ten, and a new circuit to an emulated machine takes longer on a busy computer.
+const GREETING: u64 = 60;
+
 /// Which of testssl's tests are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -63,7 +67,9 @@ pub fn argv(
     depth: Depth,
     json: &Path,
 ) -> Vec<OsString> {
-    let mut line = words(["testssl", "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none"]);
+    let mut line =
+        words(["env", &format!("STARTTLS_SLEEP={GREETING}"), "testssl", "--quiet", "--color", "0"]);
+    line.extend(words(["--warnings", "off", "--nodns", "none"]));
     line.extend(words(["--connect-timeout", "60", "--openssl-timeout", "60", "--disable-rating"]));
     line.extend(words(["--ip", &address.ip().to_string(), "--jsonfile"]));
     line.push(json.into());
