@@ -15,11 +15,10 @@
 //! | `firmware` | the unmodified image without network: disk, identity, journal, a second boot; what every firmware shows |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
-//! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes |
+//! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes; then seen from `outside`: its packets, its open ports |
 //! | `attack` | one appliance in that network, attacked while its owner works; who may see a service at all |
 //! | `exchange` | two appliances write to each other over that network; then one of them sleeps |
 //! | `web` | the last part of `exchange`: the webmail in a real browser, TLS and SSH under scanners |
-//! | `outside` | one appliance in that network: its packets, its open ports |
 //! | `clock` | one appliance in that network, its clock wrong by hours, years, and at the epoch |
 //! | `power` | dozens of power cuts in one recorded run, two boots after them, and what a first start makes |
 //!
@@ -138,7 +137,6 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(vantage::scenario::Scanners));
     all.push(Box::new(exchange::Exchange));
     all.push(Box::new(mail::Mail));
-    all.push(Box::new(outside::Outside));
     all.push(Box::new(power::Power));
     all.push(Box::new(clock::Clock));
     // In its second half it is alone. It begins when the rest takes as long as its first half.

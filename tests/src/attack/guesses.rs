@@ -34,11 +34,18 @@ fn wrong_passwords_get_slower(state: &mut State) -> Verdict {
     let State { resident, site: Some(site), .. } = state else { bail!("the services were never reached") };
     let mut findings = Vec::new();
     let (first, _) = imap_login(site, "first guess", "guess 1")?;
-    // These are counted when they arrive; their answers, after 2, 4 and 8 seconds, are not waited for.
+    // These are counted when they are found wrong; their answers, after 2, 4 and 8 seconds, are not waited for.
     let mut waiting = Vec::new();
     for number in 2..5 {
         let (mut imap, _) = site.imap(&format!("guess {number}"))?;
+        let wrong = "journalctl -b -o cat -t dovecot | grep -c 'Password mismatch'";
+        let before = resident.appliance.run(wrong)?.stdout;
         imap.talk().send(&format!("g LOGIN {} guess{number}", site.at("ada")))?;
+        let found = format!(
+            "for n in $(seq 60); do [ $({wrong}) -gt {} ] && exit; sleep 0.2; done; exit 1",
+            before.trim()
+        );
+        resident.appliance.read(&found).context("waiting until a guess is found wrong")?;
         waiting.push(imap);
     }
     let (fifth, let_in) = imap_login(site, "fifth guess", "guess 5")?;

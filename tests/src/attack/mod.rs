@@ -1,4 +1,4 @@
-//! An appliance in the lab, tried by those who guess and flood, while its owner works. The flood comes when no other
+//! An appliance in the lab, under UEFI, tried by those who guess and flood, while its owner works. The flood comes when no other
 //! scenario runs: it is about how long the owner waits.
 //!
 //! | module | what |
@@ -27,11 +27,14 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
 use anyhow::{Context as _, anyhow};
-use qemu::{Deadline, Probe};
+use qemu::{Deadline, Firmware, Probe};
 use serde::Deserialize;
 
 use crate::Context;
+use crate::appliance::Appliance;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, gate, none_of};
+use crate::firmware::{booted, journal_clean, switched_off};
+use crate::journal;
 use crate::site::{ONION, Site};
 use crate::world::{Resident, World};
 
@@ -69,15 +72,15 @@ impl Scenario for Attack {
         let mut world = World::start(ctx, "attack")?;
         // As a machine has it that runs by itself, which this one will.
         let by_itself = Context { lanes: NonZeroUsize::MIN, ..ctx.clone() };
-        let resident = world.appliance(&by_itself, probe, "attack/a", "ada")?;
+        let resident = world
+            .appliance_as(&by_itself, probe, "attack/a", "ada", |spec| spec.firmware = Firmware::Uefi)?;
         Ok(State { resident, world, site: None, before: None, record: None })
     }
 
-    fn phases(&self, _: &Context) -> Vec<Phase<State>> {
+    fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
         let up = vec![
-            gate("boots_before_the_attack", &[], |state: &mut State| {
-                state.resident.appliance.wait_boot()?;
-                PASS
+            check("journal_clean", &[], |state: &mut State| {
+                journal_clean(&mut state.resident.appliance, journal::unacceptable_in_lab)
             }),
             gate("services_reachable_through_tor", &["R2"], services_reachable),
         ];
@@ -86,12 +89,14 @@ impl Scenario for Attack {
             check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture),
         ];
         vec![
+            Phase::of(booted(ctx.arch, Firmware::Uefi)).within(appliance),
             Phase::of(up),
             Phase::of(guesses::checks()),
             Phase::of(circuits::checks()),
             Phase::of(access::checks()),
             Phase::after(found_again, flood::checks()).alone(),
             Phase::of(afterwards),
+            Phase::of(switched_off(ctx)).within(appliance),
         ]
     }
 
@@ -102,6 +107,11 @@ impl Scenario for Attack {
     fn reach(&self, state: &State) -> Option<String> {
         Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a part of a state may be missing")]
+fn appliance(state: &mut State) -> anyhow::Result<&mut Appliance> {
+    Ok(&mut state.resident.appliance)
 }
 
 /// The onions answer, and what the owner has to know is there.

@@ -9,6 +9,7 @@ use super::disk;
 use crate::Context;
 use crate::appliance::Appliance;
 use crate::check::{Check, PASS, Verdict, check, fail, gate, none_of};
+use crate::journal;
 
 /// How long a power button may take.
 const POWER_OFF: u64 = 180;
@@ -72,6 +73,17 @@ fn is_uefi(appliance: &mut Appliance, secure: bool) -> Verdict {
     if secure && !lockdown.contains("[integrity]") && !lockdown.contains("[confidentiality]") {
         findings.push(format!("the kernel is not locked down: {lockdown}"));
     }
+    none_of(&findings)
+}
+
+/// No failed unit, and no warning that `unacceptable` finds in the journal ([`journal`]).
+pub(crate) fn journal_clean(
+    appliance: &mut Appliance,
+    unacceptable: impl FnOnce(&str) -> anyhow::Result<Vec<String>>,
+) -> Verdict {
+    let failed = appliance.read("systemctl list-units --failed --plain --no-legend --no-pager")?;
+    let mut findings: Vec<_> = failed.lines().map(|line| format!("failed unit: {line}")).collect();
+    findings.extend(unacceptable(&appliance.read(journal::WARNINGS)?)?);
     none_of(&findings)
 }
 

@@ -10,7 +10,7 @@ mod identity;
 mod letter;
 mod software;
 
-pub(crate) use every::{booted, switched_off};
+pub(crate) use every::{booted, journal_clean, switched_off};
 
 use std::borrow::Cow;
 
@@ -62,8 +62,9 @@ impl Scenario for FirmwareScenario {
     }
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
-        let clean =
-            check("journal_clean", &[], |state: &mut State| journal_clean(&mut state.appliance, true));
+        let clean = check("journal_clean", &[], |state: &mut State| {
+            journal_clean(&mut state.appliance, |journal| journal::unacceptable(journal, true))
+        });
         vec![
             Phase::of(booted(self.arch, self.firmware)).within(appliance),
             Phase::of(once()),
@@ -120,7 +121,7 @@ fn again() -> Vec<Check<State>> {
         check("partitions_stay", &[], disk::partitions_stay),
         check("shutdown_is_clean", &[], shutdown_is_clean),
         check("journal_clean_second_boot", &[], |state: &mut State| {
-            journal_clean(&mut state.appliance, false)
+            journal_clean(&mut state.appliance, |journal| journal::unacceptable(journal, false))
         }),
         check("root_is_read_only_second_boot", &["R47"], |state: &mut State| {
             disk::root_is_read_only(&mut state.appliance)
@@ -151,12 +152,4 @@ fn shutdown_is_clean(state: &mut State) -> Verdict {
     );
     let bad = all.lines().filter(|line| UNCLEAN.iter().any(|sign| line.contains(sign)));
     none_of(&bad.map(str::to_owned).collect::<Vec<_>>())
-}
-
-fn journal_clean(appliance: &mut Appliance, first_boot: bool) -> Verdict {
-    let failed = appliance.read("systemctl list-units --failed --plain --no-legend --no-pager")?;
-    let mut findings: Vec<_> = failed.lines().map(|line| format!("failed unit: {line}")).collect();
-    let journal = appliance.read(journal::WARNINGS)?;
-    findings.extend(journal::unacceptable(&journal, first_boot)?);
-    none_of(&findings)
 }

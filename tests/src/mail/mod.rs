@@ -21,12 +21,13 @@ use std::borrow::Cow;
 
 use anyhow::{Context as _, anyhow};
 use clients::{Imap, Reply, Smtp};
-use qemu::{Deadline, Firmware, Probe};
+use qemu::{Deadline, Firmware, Probe, RunDir};
 
 use crate::Context;
 use crate::appliance::Appliance;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, fail, gate};
-use crate::firmware::{booted, switched_off};
+use crate::firmware::booted;
+use crate::outside;
 use crate::site::{Account, DELIVERY, ONION, PEER, Site};
 use crate::world::{Resident, World};
 
@@ -64,22 +65,30 @@ impl Person {
     }
 }
 
+/// Its user's machine, and then the same as it is seen from outside.
+pub(crate) struct Stages {
+    used: Option<State>,
+    seen: Option<outside::State>,
+}
+
 impl Scenario for Mail {
-    type State = State;
+    type State = Stages;
 
     fn name(&self) -> Cow<'static, str> {
         "mail".into()
     }
 
     fn about(&self) -> Cow<'static, str> {
-        "one appliance in a private Tor network: its services, as users and strangers meet them".into()
+        "one appliance in a private Tor network: its services, as users and strangers meet them; every packet of its \
+         card, scans from its LAN"
+            .into()
     }
 
-    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
+    fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Stages> {
         let mut world = World::start(ctx, "mail")?;
         let resident = world
             .appliance_as(ctx, probe, "mail/a", "ada", |spec| spec.firmware = Firmware::UefiSecureBoot)?;
-        Ok(State {
+        let used = State {
             ctx: ctx.clone(),
             resident,
             world,
@@ -87,15 +96,16 @@ impl Scenario for Mail {
             date: String::new(),
             count: 0,
             quiet: quiet::Quiet::default(),
-        })
+        };
+        Ok(Stages { used: Some(used), seen: None })
     }
 
-    fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
+    fn phases(&self, ctx: &Context) -> Vec<Phase<Stages>> {
         let up = vec![
             gate("services_reachable_through_tor", &["R2"], services_reachable),
             gate("second_mailbox", &[], second_mailbox),
         ];
-        vec![
+        let used = [
             Phase::of(booted(ctx.arch, Firmware::UefiSecureBoot)).within(appliance),
             Phase::of(up),
             Phase::after(quiet::pause, inside::checks()),
@@ -110,16 +120,41 @@ impl Scenario for Mail {
             Phase::of(upkeep::checks()),
             Phase::of(restarts::checks()),
             Phase::of(log::checks()),
-            Phase::of(switched_off(ctx)).within(appliance),
-        ]
+        ];
+        let used = used.map(|phase| phase.within(Stages::used));
+        let outside = Phase::after(Stages::look_from_outside, Vec::new());
+        let seen = outside::phases(ctx).into_iter().map(|phase| phase.within(Stages::seen));
+        used.into_iter().chain([outside]).chain(seen).collect()
     }
 
-    fn evidence(&self, state: &mut State) -> Vec<Evidence> {
-        state.resident.evidence()
+    fn evidence(&self, stages: &mut Stages) -> Vec<Evidence> {
+        let used = stages.used.as_mut().map(|state| state.resident.evidence());
+        used.or_else(|| stages.seen.as_mut().map(outside::State::evidence)).unwrap_or_default()
     }
 
-    fn reach(&self, state: &State) -> Option<String> {
-        Some(state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach())
+    fn reach(&self, stages: &Stages) -> Option<String> {
+        let used = stages
+            .used
+            .as_ref()
+            .map(|state| state.resident.appliance.machine.how_to_reach() + &state.world.lab().how_to_reach());
+        used.or_else(|| stages.seen.as_ref().map(outside::State::reach))
+    }
+}
+
+impl Stages {
+    fn used(&mut self) -> anyhow::Result<&mut State> {
+        self.used.as_mut().context("the machine is used no more")
+    }
+
+    fn seen(&mut self) -> anyhow::Result<&mut outside::State> {
+        self.seen.as_mut().context("the machine is not yet looked at from outside")
+    }
+
+    fn look_from_outside(&mut self) -> anyhow::Result<()> {
+        let State { ctx, resident, world, .. } = self.used.take().context("the machine is used no more")?;
+        let folder = RunDir::create(&ctx.run_root.join("mail/outside"))?.path().to_owned();
+        self.seen = Some(outside::State::new((resident, world), ctx.scanners, folder));
+        Ok(())
     }
 }
 

@@ -40,7 +40,8 @@ fn banner_no_os(state: &mut State) -> Verdict {
         findings.push(format!("the banner is {greeting}, not 220 {want}"));
     }
     let words = format!("{greeting}{ehlo}").to_ascii_lowercase();
-    let telltales = ["debian", "linux", "postfix", "cipolla", "localhost", "127.0.0.1", "fc00:"];
+    let telltales =
+        ["debian", "ubuntu", "linux", "postfix", "exim", "cipolla", "localhost", "127.0.0.1", "fc00:"];
     findings.extend(telltales.iter().filter(|t| words.contains(**t)).map(|t| format!("it tells {t:?}")));
     none_of(&findings)
 }

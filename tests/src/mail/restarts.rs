@@ -1,15 +1,14 @@
-//! What a stop does: servers die, Tor is gone. Comes last, since an onion service needs minutes to be found again.
+//! What a stop does: servers die, Tor cannot be started. Comes last, since an onion service needs minutes to be found
+//! again.
 
 use qemu::Deadline;
 
 use super::State;
-use super::inside::{USERS, capture, passed};
 use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
         check("killed_servers_come_back", &[], killed_servers),
-        check("tor_stopped_nothing_leaves", &["R1", "R38"], tor_stopped),
         check("watch_acts_in_steps_and_reports", &["R33"], watch_acts),
     ]
 }
@@ -80,29 +79,4 @@ fn watch_acts(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(format!("{}{}", output.stdout, output.stderr))
-}
-
-/// Without Tor no other way opens: mail waits, and the card is silent but for DHCP.
-fn tor_stopped(state: &mut State) -> Verdict {
-    let (ada, to) = (state.at("ada")?, format!("later@{}", crate::site::PEER));
-    let mut findings = Vec::new();
-    let script = format!(
-        "systemctl stop tor@default.service\n\
-         printf 'From: <{ada}>\\nTo: <{to}>\\nSubject: later\\n\\nx\\n' | sendmail -f {ada} {to}\n\
-         for n in $(seq 90); do postqueue -j | grep -q delay_reason && break; sleep 1; done; postqueue -j; \
-         postsuper -d ALL 2>/dev/null"
-    );
-    let queue = state.resident.appliance.read(&script)?;
-    if !queue.contains("deferred") {
-        findings.push(format!("the message is not deferred: {queue}"));
-    }
-    let users: Vec<String> = USERS
-        .iter()
-        .filter(|user| **user != "debian-tor")
-        .map(|user| format!("{user} udp {} 53", qemu::GATEWAY))
-        .collect();
-    findings.extend(passed(state, &users)?.iter().map(|one| format!("{one} gets out")));
-    let verdict = capture(state)?;
-    findings.extend(verdict.err());
-    none_of(&findings)
 }
