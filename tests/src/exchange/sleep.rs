@@ -12,6 +12,7 @@ use qemu::Deadline;
 use super::{DELIVERY, State, attachment, message, unlike};
 use crate::check::{Check, PASS, Verdict, check, fail, gate, none_of};
 use crate::site::ONION;
+use crate::web::audit;
 
 /// Not the subject of any other message, and as long.
 const SUBJECT: &str = "Wake up: спокойной ночи und guten Morgen, 起きて, it is high noon and the onion soup of \
@@ -44,9 +45,11 @@ pub(super) struct Waiting {
 const QUEUED: &str = "halfway";
 
 /// What the peer has accepted is in its queue and nowhere else, since its Dovecot is stopped. Then its power is cut. No
-/// browser is needed any more.
+/// browser is needed any more. The other one is audited while there is little to do but to wait.
 pub(super) fn fall_asleep(state: &mut State) -> anyhow::Result<()> {
     state.webmail = None;
+    let ada = state.people[0].resident.as_mut().context("the writer's appliance is not up")?;
+    audit::start(&state.world, &mut ada.appliance)?;
     let address = state.people[1].address()?;
     let letter = format!("From: <{address}>\r\nTo: <{address}>\r\nSubject: {QUEUED}\r\n\r\nThere.\r\n");
     let mut smtp = state.people[1].submission()?;

@@ -2,7 +2,7 @@
 //!
 //! lynis(8) is a tree of shell scripts that start some ten thousand small programs; emulated, that takes minutes. It is
 //! not in the image, so it comes in through the root shell, into memory, and runs with idle priority beside checks
-//! that wait for Tor.
+//! that wait: for a peer that sleeps, for Tor.
 
 use std::io::Write as _;
 
@@ -11,7 +11,9 @@ use data_encoding::BASE64;
 use qemu::Deadline;
 
 use super::State;
+use crate::appliance::Appliance;
 use crate::check::{Check, Verdict, check, none_of};
+use crate::world::World;
 
 /// From the last scan to the end of the audit.
 const AUDIT: u64 = 600;
@@ -41,7 +43,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 ///
 /// # Errors
 /// When the lab's tree has no lynis, or the appliance does not take it.
-pub(super) fn start(state: &mut State) -> anyhow::Result<()> {
+pub(crate) fn start(world: &World, appliance: &mut Appliance) -> anyhow::Result<()> {
     // Of its profile, the values of other systems' kernels are left out: each costs six processes.
     let pack = format!(
         "d=$(mktemp -d) && cp -r /usr/share/lynis/include /usr/share/lynis/db /usr/sbin/lynis $d && mkdir $d/plugins && \
@@ -49,8 +51,7 @@ pub(super) fn start(state: &mut State) -> anyhow::Result<()> {
          grep -vE '^(#|plugin=|config-data=sysctl;(security|kern|hw|net[.]inet6?)[.])' /etc/lynis/default.prf \
          >$d/default.prf && tar -C $d --owner=0 --group=0 -czf - . && rm -r $d"
     );
-    let archive = state.world.lab().programs().output("sh", ["-c", &pack])?;
-    let appliance = &mut state.resident.appliance;
+    let archive = world.lab().programs().output("sh", ["-c", &pack])?;
     appliance.read("mkdir -p /run/audit && : >/run/audit/tree.b64")?;
     let text = BASE64.encode(&archive);
     let mut rest = text.as_str();

@@ -13,7 +13,7 @@
 //! Never: a look into the webmail's own code or database. What is not on the page or in the mailbox is not there.
 
 mod admin;
-mod audit;
+pub(crate) mod audit;
 mod forward;
 mod renewal;
 mod tls;
@@ -62,8 +62,7 @@ pub(crate) fn phases() -> Vec<Phase<State>> {
         Phase::after(answers, vec![gate("second_mailbox", &[], second_mailbox)]),
         Phase::of(webmail::checks()),
         Phase::after(leave, tls::checks()),
-        // Checks that wait more than they work.
-        Phase::after(audit::start, admin::checks()),
+        Phase::of(admin::checks()),
         Phase::of(renewal::checks()),
         Phase::after(tls::scan, tls::scans()),
         Phase::of(audit::checks()),
