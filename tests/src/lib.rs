@@ -139,7 +139,7 @@ fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
     all.push(Box::new(mail::Mail));
     all.push(Box::new(power::Power));
     all.push(Box::new(clock::Clock));
-    // In its second half it is alone. It begins when the rest takes as long as its first half.
+    // Its second half comes when all others are done. What stands behind it takes as long as its first half.
     all.push(Box::new(attack::Attack));
     all.push(Box::new(firmware::FirmwareScenario::new(ctx.arch)));
     all.push(Box::new(first_boot::WrongSettings));
