@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::{Arch, Error, Programs, Result};
+use crate::{
+    Arch, Deadline, Disk, Error, Firmware, Keep, Machine, MachineSpec, Programs, Result, RunDir, guest,
+};
 
 /// Who runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,25 +35,36 @@ pub struct Probe {
 /// How long the probe's guest may take; it needs a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// How long the image may take to show GRUB's line under KVM, in seconds; under any firmware it is there in two.
+const LOADER: u64 = 15;
+
+/// How long the image may take to its login prompt under KVM, in seconds. A KVM that takes longer is not faster than
+/// QEMU's translator.
+const BOOT: u64 = 60;
+
+/// The disk of the trial: as small as the image likes it.
+const DISK: u64 = 6 << 30;
+
 /// What the probe's guest says.
 const WORD: &str = "cipolla runs here";
 
 /// Finds out whether KVM runs a guest of this architecture: a machine that consists of a few instructions of
-/// firmware has to say a word. That the device node exists proves nothing, since containers and nested
-/// machines often have one that does not work. The answer is found once per process. `folder` takes the
-/// firmware file and must be visible inside the lab's tree.
+/// firmware has to say a word, and then `image` has to start. That the device node exists proves nothing, since
+/// containers and nested machines often have one that does not work; and where KVM emulates what the processor cannot
+/// do, a word may pass and a boot loader hang. The answer is found once per process. `folder` takes the firmware file
+/// and the trial's logs, and must be visible inside the lab's tree, as the image.
 #[must_use]
-pub fn probe(programs: &Programs, arch: Arch, folder: &Path) -> Probe {
+pub fn probe(programs: &Programs, arch: Arch, folder: &Path, image: &Path) -> Probe {
     static AMD64: OnceLock<Probe> = OnceLock::new();
     static ARM64: OnceLock<Probe> = OnceLock::new();
     let known = match arch {
         Arch::Amd64 => &AMD64,
         Arch::Arm64 => &ARM64,
     };
-    known.get_or_init(|| find_out(programs, arch, folder)).clone()
+    known.get_or_init(|| find_out(programs, arch, folder, image)).clone()
 }
 
-fn find_out(programs: &Programs, arch: Arch, folder: &Path) -> Probe {
+fn find_out(programs: &Programs, arch: Arch, folder: &Path, image: &Path) -> Probe {
     let emulated = |why: String| Probe { accel: Accel::Tcg, why: format!("emulated: {why}") };
     if Arch::host() != Some(arch) {
         return emulated(format!("this computer is not {arch}"));
@@ -61,7 +74,12 @@ fn find_out(programs: &Programs, arch: Arch, folder: &Path) -> Probe {
         return emulated(format!("opening {}: {error}", device.display()));
     }
     match silence(programs, arch, folder) {
-        Ok(None) => Probe { accel: Accel::Kvm, why: "KVM ran a test guest".to_owned() },
+        Ok(None) => match trial(programs, arch, folder, image) {
+            Ok(()) => Probe { accel: Accel::Kvm, why: "KVM started the image".to_owned() },
+            Err(error) => {
+                emulated(format!("KVM ran a test guest, and not the image: {}", first_line(&error)))
+            }
+        },
         Ok(Some(instead)) => emulated(format!("KVM did not run a test guest within {LIMIT:?}{instead}")),
         Err(error) => emulated(format!("trying KVM: {error}")),
     }
@@ -101,6 +119,34 @@ fn silence(programs: &Programs, arch: Arch, folder: &Path) -> Result<Option<Stri
     let words = String::from_utf8_lossy(&output.stderr);
     let instead = words.lines().next_back().map_or(String::new(), |line| format!(": {line}"));
     Ok((!said).then_some(instead))
+}
+
+/// Starts the image under each firmware, the plainest up to its login prompt. (Secure Boot has OVMF in system management
+/// mode, of which a KVM may be incapable that can do all the rest.)
+fn trial(programs: &Programs, arch: Arch, folder: &Path, image: &Path) -> Result<()> {
+    let (plain, other) = match arch {
+        Arch::Amd64 => (Firmware::Bios, Some(Firmware::UefiSecureBoot)),
+        Arch::Arm64 => (Firmware::Uefi, None),
+    };
+    let run_dir = RunDir::create(&folder.join(format!("probe-{}", std::process::id())))?;
+    let start = |firmware| -> Result<Machine> {
+        let mut spec = MachineSpec::new(arch, firmware, Accel::Kvm);
+        spec.disk = Some(Disk::overlay(image, DISK));
+        let mut machine = Machine::spawn(&spec, programs, run_dir.clone(), Keep::No)?;
+        machine.wait_for(guest::GRUB_SLOT, Deadline::seconds(LOADER))?;
+        Ok(machine)
+    };
+    let started = start(plain)
+        .and_then(|mut machine| machine.wait_for(guest::LOGIN_PROMPT, Deadline::seconds(BOOT)))
+        .and_then(|()| other.map_or(Ok(()), |firmware| start(firmware).map(drop)));
+    // Nobody reads what it wrote, and a folder that stays does no harm.
+    let _ = fs_err::remove_dir_all(run_dir.path());
+    started
+}
+
+/// What went wrong, without the evidence that follows: it is in no report.
+fn first_line(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// A firmware that says the word and halts.

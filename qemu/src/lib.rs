@@ -5,7 +5,7 @@
 //! ```no_run
 //! # use qemu::*;
 //! # fn example(programs: &Programs) -> Result<(), Error> {
-//! let probe = probe(programs, Arch::Amd64, "/tmp/probe".as_ref());
+//! let probe = probe(programs, Arch::Amd64, "/tmp/probe".as_ref(), "/tmp/appliance.img".as_ref());
 //! let mut spec = MachineSpec::new(Arch::Amd64, Firmware::Bios, probe.accel);
 //! spec.disk = Some(Disk::overlay("/tmp/appliance.img", 6 << 30));
 //! let mut machine = Machine::spawn(&spec, programs, RunDir::create("/tmp/run".as_ref())?, Keep::No)?;

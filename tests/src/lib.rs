@@ -170,7 +170,7 @@ pub fn wants_browser(ctx: &Context) -> bool {
 /// # Errors
 /// When `out` or the `JUnit` report cannot be written. Failed checks are no error here: see [`Report::failed`].
 pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Report> {
-    let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root);
+    let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root, &ctx.image);
     let start = Instant::now();
     let report = lanes::run(scenarios(ctx), ctx, &probe, out)?;
     report.write_summary(start.elapsed(), ctx.colour, out)?;

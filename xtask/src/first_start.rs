@@ -86,7 +86,7 @@ pub(crate) fn measure(site: &Site, common: &Common, plan: &Plan, image: &Utf8Pat
     let lab = verbs::space(site, common, plan, tools::LAB, &[folder, &run_root])?;
     let programs = verbs::programs(site, &lab);
     let arch = verbs::arch(site.arch);
-    let probe = qemu::probe(&programs, arch, run_root.as_std_path());
+    let probe = qemu::probe(&programs, arch, run_root.as_std_path(), image.as_std_path());
     let firmware = match arch {
         qemu::Arch::Amd64 => qemu::Firmware::Bios,
         qemu::Arch::Arm64 => qemu::Firmware::Uefi,

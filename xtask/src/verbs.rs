@@ -196,7 +196,7 @@ fn run(common: &Common, out: &Out, headless: bool, firmware: Firmware) -> Result
     let run_root = run_root(&site)?;
     let programs = programs(&site, &space(&site, common, &plan, tools::LAB, &[&out, &run_root])?);
     build::exec::exit_on_signals()?;
-    let probe = qemu::probe(&programs, arch(site.arch), run_root.as_std_path());
+    let probe = qemu::probe(&programs, arch(site.arch), run_root.as_std_path(), image.as_std_path());
     eprintln!("{}", probe.why);
     let firmware = match firmware {
         Firmware::Bios => qemu::Firmware::Bios,
