@@ -35,12 +35,12 @@ pub struct Probe {
 /// How long the probe's guest may take; it needs a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the image may take to show GRUB's line under KVM, in seconds; under any firmware it is there in two.
-const LOADER: u64 = 15;
+/// How long the image may take to show GRUB's line under KVM; under any firmware it is there in two seconds.
+const LOADER: Duration = Duration::from_secs(15);
 
-/// How long the image may take to its login prompt under KVM, in seconds. A KVM that takes longer is not faster than
+/// How long the image may take to its login prompt under KVM. A KVM that takes longer is not faster than
 /// QEMU's translator.
-const BOOT: u64 = 60;
+const BOOT: Duration = Duration::from_secs(60);
 
 /// The disk of the trial: as small as the image likes it.
 const DISK: u64 = 6 << 30;
@@ -133,11 +133,11 @@ fn trial(programs: &Programs, arch: Arch, folder: &Path, image: &Path) -> Result
         let mut spec = MachineSpec::new(arch, firmware, Accel::Kvm);
         spec.disk = Some(Disk::overlay(image, DISK));
         let mut machine = Machine::spawn(&spec, programs, run_dir.clone(), Keep::No)?;
-        machine.wait_for(guest::GRUB_SLOT, Deadline::seconds(LOADER))?;
+        machine.wait_for(guest::GRUB_SLOT, Deadline::after(LOADER))?;
         Ok(machine)
     };
     let started = start(plain)
-        .and_then(|mut machine| machine.wait_for(guest::LOGIN_PROMPT, Deadline::seconds(BOOT)))
+        .and_then(|mut machine| machine.wait_for(guest::LOGIN_PROMPT, Deadline::after(BOOT)))
         .and_then(|()| other.map_or(Ok(()), |firmware| start(firmware).map(drop)));
     // Nobody reads what it wrote, and a folder that stays does no harm.
     let _ = fs_err::remove_dir_all(run_dir.path());

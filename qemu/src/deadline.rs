@@ -1,6 +1,10 @@
 //! A point in time after which waiting is a failure.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+/// How many times longer than written [`Deadline::seconds`] waits in this process.
+static LONGER: OnceLock<f64> = OnceLock::new();
 
 /// When a wait gives up. Copied into every step of a longer wait, so that the steps share one limit.
 #[derive(Clone, Copy, Debug)]
@@ -16,10 +20,17 @@ impl Deadline {
         Self { start: Instant::now(), limit }
     }
 
-    /// Starts now and ends after so many seconds.
+    /// Starts now and ends after so many seconds, on a computer of the speed that limits are written for; later on one
+    /// for which [`Deadline::lengthen`] asked for more.
     #[must_use]
     pub fn seconds(limit: u64) -> Self {
-        Self::after(Duration::from_secs(limit))
+        Self::after(Duration::from_secs(limit).mul_f64(*LONGER.get().unwrap_or(&1.0)))
+    }
+
+    /// From now on every [`Deadline::seconds`] of this process is so many times longer ([`crate::slowness`]); nothing
+    /// makes it shorter. Only the first call counts, so that all parts of a run have the same measure.
+    pub fn lengthen(times: f64) {
+        let _ = LONGER.set(times.max(1.0));
     }
 
     /// What is left; `None` once it has passed.

@@ -164,13 +164,24 @@ pub fn wants_browser(ctx: &Context) -> bool {
     scenarios(ctx).iter().any(|one| one.wants_browser() && selected(one.as_ref()))
 }
 
+/// What a person should know who reads how long things took.
+fn speed(slowness: f64) -> String {
+    if slowness > 1.0 {
+        return format!("this computer is slow just now, so waits may be {slowness:.1} times longer");
+    }
+    "this computer is as fast as the limits ask".to_owned()
+}
+
 /// Runs the selected checks, tells `out` about them as they come, ends with a table and the line
 /// `N passed, N failed`, and writes `scenarios.xml` (`JUnit`) into the results folder.
 ///
 /// # Errors
 /// When `out` or the `JUnit` report cannot be written. Failed checks are no error here: see [`Report::failed`].
 pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Report> {
+    let slowness = qemu::slowness();
+    qemu::Deadline::lengthen(slowness);
     let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root, &ctx.image);
+    writeln!(out, "machines: {}; {}", probe.why, speed(slowness))?;
     let start = Instant::now();
     let report = lanes::run(scenarios(ctx), ctx, &probe, out)?;
     report.write_summary(start.elapsed(), ctx.colour, out)?;
