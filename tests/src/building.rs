@@ -54,6 +54,10 @@ impl Scenario for Building {
         "the builder itself: users, interrupts, kills".into()
     }
 
+    fn wants_machine(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<Site> {
         let root = rustix::process::geteuid().is_root();
         let home = if root { user_home()? } else { ctx.run_root.join("building") };

@@ -117,6 +117,11 @@ pub(crate) trait Scenario {
         false
     }
 
+    /// Whether it starts a machine of the image's architecture, and so has to know what can run one.
+    fn wants_machine(&self) -> bool {
+        true
+    }
+
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Self::State>;
 
     fn phases(&self, ctx: &Context) -> Vec<Phase<Self::State>>;

@@ -53,6 +53,10 @@ impl Scenario for LabNetwork {
         "the private Tor network of the tests, without machines".into()
     }
 
+    fn wants_machine(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<State> {
         let run_dir = RunDir::create(&ctx.run_root.join("lab_network"))?;
         let keep = if ctx.keep { Keep::Yes } else { Keep::No };

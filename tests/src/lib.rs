@@ -33,7 +33,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use qemu::{Arch, Programs};
+use qemu::{Accel, Arch, Probe, Programs};
 
 mod appliance;
 mod attack;
@@ -159,9 +159,14 @@ pub fn names(ctx: &Context) -> Vec<String> {
 /// Whether a selected check needs a browser, which is large to fetch.
 #[must_use]
 pub fn wants_browser(ctx: &Context) -> bool {
+    wanted(ctx, |one| one.wants_browser())
+}
+
+/// Whether a scenario with a selected check wants this.
+fn wanted(ctx: &Context, wants: impl Fn(&dyn Runnable) -> bool) -> bool {
     let selected =
         |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
-    scenarios(ctx).iter().any(|one| one.wants_browser() && selected(one.as_ref()))
+    scenarios(ctx).iter().any(|one| wants(one.as_ref()) && selected(one.as_ref()))
 }
 
 /// What a person should know who reads how long things took.
@@ -180,8 +185,13 @@ fn speed(slowness: f64) -> String {
 pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Report> {
     let slowness = qemu::slowness();
     qemu::Deadline::lengthen(slowness);
-    let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root, &ctx.image);
-    writeln!(out, "machines: {}; {}", probe.why, speed(slowness))?;
+    let probe = if wanted(ctx, |one| one.wants_machine()) {
+        let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root, &ctx.image);
+        writeln!(out, "machines: {}; {}", probe.why, speed(slowness))?;
+        probe
+    } else {
+        Probe { accel: Accel::Tcg, why: "no machine is started".to_owned() }
+    };
     let start = Instant::now();
     let report = lanes::run(scenarios(ctx), ctx, &probe, out)?;
     report.write_summary(start.elapsed(), ctx.colour, out)?;

@@ -21,6 +21,8 @@ pub(crate) trait Runnable: Send {
 
     fn wants_browser(&self) -> bool;
 
+    fn wants_machine(&self) -> bool;
+
     fn run(
         &self,
         ctx: &Context,
@@ -44,6 +46,10 @@ impl<T: Scenario + Send> Runnable for T {
 
     fn wants_browser(&self) -> bool {
         Scenario::wants_browser(self)
+    }
+
+    fn wants_machine(&self) -> bool {
+        Scenario::wants_machine(self)
     }
 
     fn run(

@@ -50,6 +50,10 @@ impl Scenario for Driver {
         true
     }
 
+    fn wants_machine(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<State> {
         let tree = ctx.browser.clone().context("no browser was prepared for this run")?;
         let folder = ctx.run_root.join("browser");

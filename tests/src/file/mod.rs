@@ -27,6 +27,10 @@ impl Scenario for File {
         "the image file, taken apart without booting it".into()
     }
 
+    fn wants_machine(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<Opened> {
         Opened::open(ctx, &self.name())
     }

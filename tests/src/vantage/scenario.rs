@@ -38,6 +38,10 @@ impl Scenario for Scanners {
         "the scanners of the lab, on servers with known faults".into()
     }
 
+    fn wants_machine(&self) -> bool {
+        false
+    }
+
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<State> {
         let folder = ctx.run_root.join("scanners");
         fs_err::create_dir_all(&folder)?;
