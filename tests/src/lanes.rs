@@ -282,6 +282,7 @@ mod tests {
         let names = ["one", "two", "three", "four", "five", "six"];
         let toys = names.map(|name| (name, ["three", "four"].contains(&name)));
         let toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>).into();
+        // Two of them stand still with those that wait to be alone, and two meet.
         let ctx = Context { lanes: 4.try_into().unwrap(), ..crate::runner::context() };
         let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
         let mut out = Vec::new();

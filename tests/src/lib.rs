@@ -185,6 +185,7 @@ fn speed(slowness: f64) -> String {
 pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Report> {
     let slowness = qemu::slowness();
     qemu::Deadline::lengthen(slowness);
+    // (Also where no machine is wanted: browsers, scanners and Tor are waited for as well.)
     let probe = if wanted(ctx, |one| one.wants_machine()) {
         let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root, &ctx.image);
         writeln!(out, "machines: {}; {}", probe.why, speed(slowness))?;

@@ -227,7 +227,6 @@ pub(crate) fn context() -> Context {
 
 #[cfg(test)]
 mod tests {
-
     use anyhow::bail;
 
     use super::*;

@@ -196,6 +196,7 @@ fn run(common: &Common, out: &Out, headless: bool, firmware: Firmware) -> Result
     let run_root = run_root(&site)?;
     let programs = programs(&site, &space(&site, common, &plan, tools::LAB, &[&out, &run_root])?);
     build::exec::exit_on_signals()?;
+    eprintln!("trying whether KVM can run the image; without it, the machine is emulated");
     let probe = qemu::probe(&programs, arch(site.arch), run_root.as_std_path(), image.as_std_path());
     eprintln!("{}", probe.why);
     let firmware = match firmware {
