@@ -227,11 +227,12 @@ pub(crate) fn context() -> Context {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::RwLock;
+
     use anyhow::bail;
 
     use super::*;
     use crate::check::{Evidence, PASS, Phase, check, fail, gate};
-    use crate::lanes::Room;
 
     struct Toy {
         boots: bool,
@@ -286,8 +287,8 @@ mod tests {
         ctx.filter = filter.map(str::to_owned);
         let (mut report, mut out) = (Report::default(), Vec::new());
         let shared = std::sync::Mutex::new(&mut out as &mut (dyn std::io::Write + Send));
-        let (room, mut voice) = (Room::default(), Voice::alone(&shared));
-        let mut place = room.place();
+        let (room, mut voice) = (RwLock::default(), Voice::alone(&shared));
+        let mut place = Place::among_others(&room);
         Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut voice, &mut place).unwrap();
         let outcomes = report.outcomes.into_iter().map(|one| (one.check, one.problem.is_none())).collect();
         (outcomes, String::from_utf8(out).unwrap())

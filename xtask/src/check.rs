@@ -23,14 +23,18 @@ const CHECKS: &[(&str, Check)] = &[
         cmd!(sh, "cargo deny --log-level error check licenses bans sources").quiet().ignore_stdout().run()
     }),
     ("shell", shellcheck),
-    ("unit tests", |sh| cmd!(sh, "cargo test --workspace --quiet").quiet().run()),
+    (UNIT_TESTS, |sh| cmd!(sh, "cargo test --workspace --quiet").quiet().run()),
 ];
 
-pub(crate) fn check(site: &Site) -> Result<ExitCode> {
+/// The check that [`crate::verbs`]'s `test` makes as well.
+const UNIT_TESTS: &str = "unit tests";
+
+/// Runs all of them; the unit tests only if they are wanted.
+pub(crate) fn check(site: &Site, unit_tests: bool) -> Result<ExitCode> {
     let shell = Shell::new()?;
     shell.change_dir(&site.repo);
     let mut failed = 0;
-    for (name, run) in CHECKS {
+    for (name, run) in CHECKS.iter().filter(|(name, _)| unit_tests || *name != UNIT_TESTS) {
         eprintln!("… {name}");
         let started = Instant::now();
         match run(&shell) {

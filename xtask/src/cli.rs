@@ -122,6 +122,9 @@ pub(crate) enum Verb {
     Check {
         #[command(flatten)]
         common: Common,
+        /// Leave out the unit tests, which `cargo xtask test` runs as well.
+        #[arg(long)]
+        no_unit_tests: bool,
     },
     /// Time cold, no-op, one-overlay-file and one-package builds, beside plain mmdebstrap in the same run, and the
     /// agent's part of a first boot, for which there is a limit.

@@ -30,7 +30,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Test { common, out, packages, filter, keep, lanes } => {
             test(&common, &out, &packages, filter, keep, lanes)
         }
-        Verb::Check { common } => check::check(&Site::find(&common)?),
+        Verb::Check { common, no_unit_tests } => check::check(&Site::find(&common)?, !no_unit_tests),
         Verb::Bench { common, runs } => bench::bench(&Site::find(&common)?, &common, runs),
     }
 }
