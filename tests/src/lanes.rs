@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Result, Write};
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use qemu::Probe;
 
@@ -48,42 +48,125 @@ impl<'o> Voice<'o> {
     }
 }
 
-/// A scenario's place among those that run: beside others, until it has to be alone.
-pub(crate) struct Place<'r> {
-    room: &'r RwLock<()>,
-    beside: Option<RwLockReadGuard<'r, ()>>,
-    alone: Option<RwLockWriteGuard<'r, ()>>,
+/// What is still to be done, and who is at it.
+#[derive(Default)]
+pub(crate) struct Room {
+    busy: Mutex<Busy>,
+    changed: Condvar,
 }
 
-impl<'r> Place<'r> {
-    /// Waits while somebody is alone in the room.
-    pub(crate) fn among_others(room: &'r RwLock<()>) -> Self {
-        let beside = Some(room.read().unwrap_or_else(PoisonError::into_inner));
-        Self { room, beside, alone: None }
+#[derive(Default)]
+struct Busy {
+    queue: VecDeque<(usize, Box<dyn Runnable>)>,
+    /// How many run beside each other.
+    beside: usize,
+    /// How many of them are on their way to be alone.
+    bound: usize,
+    /// How many wait to be alone.
+    waiting: usize,
+    alone: bool,
+}
+
+impl Busy {
+    /// Whether somebody may be alone now.
+    fn is_quiet(&self) -> bool {
+        !self.alone && self.beside == 0
     }
 
-    /// Whether no other scenario runs; then none begins either. Who is not alone holds nothing from now on, so that two
-    /// who want to be get their turns.
-    pub(crate) fn try_alone(&mut self) -> bool {
-        if self.alone.is_none() {
-            self.beside = None;
-            self.alone = self.room.try_write().ok();
+    /// Where in the queue the next one stands that may begin. While somebody is on the way to be alone, that is one of the
+    /// short ones only, which have no machine: the others would be waited for.
+    fn next(&self) -> Option<usize> {
+        match (self.alone || self.waiting > 0, self.bound) {
+            (true, _) => None,
+            (false, 0) => (!self.queue.is_empty()).then_some(0),
+            (false, _) => self.queue.iter().position(|(_, scenario)| !scenario.wants_machine()),
         }
-        self.alone.is_some()
+    }
+}
+
+impl Room {
+    /// The next scenario and its place, as soon as it may begin; nothing if all have begun.
+    fn next(&self, ctx: &Context) -> Option<(usize, Box<dyn Runnable>, Place<'_>)> {
+        let mut busy = self.wait_while(|busy| !busy.queue.is_empty() && busy.next().is_none());
+        let next = busy.next()?;
+        let (number, scenario) = busy.queue.remove(next)?;
+        let bound = scenario.wants_to_be_alone(ctx);
+        busy.beside += 1;
+        busy.bound += usize::from(bound);
+        Some((number, scenario, Place { room: self, bound, alone: false }))
+    }
+
+    /// The place of a scenario that runs by itself.
+    #[cfg(test)]
+    pub(crate) fn place(&self) -> Place<'_> {
+        lock(&self.busy).beside += 1;
+        Place { room: self, bound: false, alone: false }
+    }
+
+    fn wait_while(&self, condition: impl Fn(&Busy) -> bool) -> MutexGuard<'_, Busy> {
+        let busy = lock(&self.busy);
+        self.changed.wait_while(busy, |busy| condition(busy)).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A scenario's place among those that run: beside others, until it has to be alone.
+pub(crate) struct Place<'r> {
+    room: &'r Room,
+    /// Whether it has yet to be alone.
+    bound: bool,
+    alone: bool,
+}
+
+impl Place<'_> {
+    /// Whether nobody else runs; then nobody does until this one lets them.
+    pub(crate) fn try_alone(&mut self) -> bool {
+        let mut busy = lock(&self.room.busy);
+        if !self.alone && !busy.alone && busy.beside == 1 {
+            busy.beside = 0;
+            busy.alone = true;
+            self.alone = true;
+        }
+        self.alone
+    }
+
+    /// Waits until those that run have come to their ends; no other begins meanwhile.
+    pub(crate) fn wait_alone(&mut self) {
+        if self.alone {
+            return;
+        }
+        let mut busy = lock(&self.room.busy);
+        busy.beside -= 1;
+        busy.waiting += 1;
+        drop(busy);
+        self.room.changed.notify_all();
+        let mut busy = self.room.wait_while(|busy| !busy.is_quiet());
+        busy.waiting -= 1;
+        busy.alone = true;
+        self.alone = true;
     }
 
     /// Lets others run beside it again.
     pub(crate) fn not_alone(&mut self) {
-        if self.alone.take().is_some() {
-            self.beside = Some(self.room.read().unwrap_or_else(PoisonError::into_inner));
+        if std::mem::take(&mut self.alone) {
+            let mut busy = lock(&self.room.busy);
+            busy.alone = false;
+            busy.beside += 1;
+            busy.bound -= usize::from(std::mem::take(&mut self.bound));
+            drop(busy);
+            self.room.changed.notify_all();
         }
     }
+}
 
-    /// Waits until the others have come to their ends.
-    pub(crate) fn wait_alone(&mut self) {
-        if !self.try_alone() {
-            self.alone = Some(self.room.write().unwrap_or_else(PoisonError::into_inner));
-        }
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.not_alone();
+        let mut busy = lock(&self.room.busy);
+        busy.beside -= 1;
+        // It may have ended before it came so far.
+        busy.bound -= usize::from(self.bound);
+        drop(busy);
+        self.room.changed.notify_all();
     }
 }
 
@@ -99,16 +182,18 @@ pub(crate) fn run(
     let queue: VecDeque<_> = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate().collect();
     let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len()).unwrap_or(NonZeroUsize::MIN));
     let ctx = &Context { lanes, ..ctx.clone() };
-    let (queue, shared, room) = (Mutex::new(queue), Shared::new(out), RwLock::default());
+    let busy = Mutex::new(Busy { queue, ..Busy::default() });
+    let room = &Room { busy, changed: Condvar::new() };
+    let shared = Shared::new(out);
     let lane = || -> Result<Vec<(usize, Report)>> {
         let mut done = Vec::new();
-        loop {
-            let Some((number, scenario)) = lock(&queue).pop_front() else { return Ok(done) };
-            let (mut report, mut place) = (Report::default(), Place::among_others(&room));
+        while let Some((number, scenario, mut place)) = room.next(ctx) {
+            let mut report = Report::default();
             let mut voice = Voice { shared: &shared, many: lanes.get() > 1 };
             scenario.run(ctx, probe, &mut report, &mut voice, &mut place)?;
             done.push((number, report));
         }
+        Ok(done)
     };
     let mut reports = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..lanes.get()).map(|_| scope.spawn(lane)).collect();
@@ -142,11 +227,21 @@ mod tests {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     /// Two scenarios that wait for each other.
     static MEET: Barrier = Barrier::new(2);
+    /// One on its way to be alone, and a short one.
+    static ON_THE_WAY: Barrier = Barrier::new(2);
 
     struct Toy {
         name: &'static str,
-        alone: bool,
     }
+
+    impl Toy {
+        fn is_short(&self) -> bool {
+            self.name == "seven"
+        }
+    }
+
+    /// How many checks have run beside others.
+    static BESIDE: AtomicUsize = AtomicUsize::new(0);
 
     impl Scenario for Toy {
         type State = ();
@@ -159,21 +254,34 @@ mod tests {
             "a scenario without a machine".into()
         }
 
+        fn wants_machine(&self) -> bool {
+            !self.is_short()
+        }
+
         fn start(&self, _: &Context, _: &Probe) -> anyhow::Result<()> {
+            if self.name == "three" || self.is_short() {
+                ON_THE_WAY.wait();
+            }
             Ok(())
         }
 
         fn phases(&self, _: &Context) -> Vec<Phase<()>> {
-            let alone = self.alone;
+            let (alone, short) = (["three", "four"].contains(&self.name), self.is_short());
             let run = move |(): &mut ()| {
                 RUNNING.fetch_add(1, Ordering::SeqCst);
+                if short {
+                    return PASS;
+                }
                 if !alone {
                     MEET.wait();
+                    BESIDE.fetch_add(1, Ordering::SeqCst);
                     return PASS;
                 }
                 std::thread::sleep(Duration::from_millis(20));
                 let others = RUNNING.load(Ordering::SeqCst) - 1;
-                if others == 0 { PASS } else { fail(format!("{others} others run")) }
+                // Those that stand behind it have not begun.
+                let before = BESIDE.load(Ordering::SeqCst);
+                if others == 0 && before == 2 { PASS } else { fail(format!("{others} run, {before} ran")) }
             };
             let leave = move |(): &mut ()| {
                 RUNNING.fetch_sub(1, Ordering::SeqCst);
@@ -194,17 +302,15 @@ mod tests {
 
     #[test]
     fn lanes_keep_the_order_and_leave_alone_what_wants_to_be() {
-        let toys = [("one", false), ("two", false), ("three", true), ("four", true)];
-        let toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>).into();
-        let ctx = Context { lanes: 2.try_into().unwrap(), ..crate::runner::context() };
+        let names = ["one", "two", "three", "four", "five", "six", "seven"];
+        let toys = names.map(|name| Box::new(Toy { name }) as Box<dyn Runnable>).into();
+        // Two meet, one is on its way to be alone, and a short one is begun meanwhile.
+        let ctx = Context { lanes: 4.try_into().unwrap(), ..crate::runner::context() };
         let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
         let mut out = Vec::new();
         let report = run(toys, &ctx, &probe, &mut out).unwrap();
         let runs: Vec<_> = report.outcomes.iter().filter(|one| one.check == "runs").collect();
-        assert_eq!(
-            runs.iter().map(|one| one.scenario.as_str()).collect::<Vec<_>>(),
-            ["one", "two", "three", "four"]
-        );
+        assert_eq!(runs.iter().map(|one| one.scenario.as_str()).collect::<Vec<_>>(), names);
         assert!(runs.iter().all(|one| one.problem.is_none()), "{runs:?}");
         let out = String::from_utf8(out).unwrap();
         assert!(out.contains("  ok      one::runs ") && out.contains("  ok      two::runs "), "{out}");

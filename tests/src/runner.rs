@@ -23,6 +23,9 @@ pub(crate) trait Runnable: Send {
 
     fn wants_machine(&self) -> bool;
 
+    /// Whether a selected check has to be made while no other scenario runs.
+    fn wants_to_be_alone(&self, ctx: &Context) -> bool;
+
     fn run(
         &self,
         ctx: &Context,
@@ -50,6 +53,12 @@ impl<T: Scenario + Send> Runnable for T {
 
     fn wants_machine(&self) -> bool {
         Scenario::wants_machine(self)
+    }
+
+    fn wants_to_be_alone(&self, ctx: &Context) -> bool {
+        let name = Scenario::name(self);
+        let selected = |check: &Check<T::State>| ctx.selects(&name, &check.name);
+        self.phases(ctx).iter().any(|phase| phase.alone && phase.checks.iter().any(selected))
     }
 
     fn run(
@@ -227,12 +236,11 @@ pub(crate) fn context() -> Context {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::RwLock;
-
     use anyhow::bail;
 
     use super::*;
     use crate::check::{Evidence, PASS, Phase, check, fail, gate};
+    use crate::lanes::Room;
 
     struct Toy {
         boots: bool,
@@ -287,8 +295,8 @@ mod tests {
         ctx.filter = filter.map(str::to_owned);
         let (mut report, mut out) = (Report::default(), Vec::new());
         let shared = std::sync::Mutex::new(&mut out as &mut (dyn std::io::Write + Send));
-        let (room, mut voice) = (RwLock::default(), Voice::alone(&shared));
-        let mut place = Place::among_others(&room);
+        let (room, mut voice) = (Room::default(), Voice::alone(&shared));
+        let mut place = room.place();
         Runnable::run(&Toy { boots }, &ctx, &probe, &mut report, &mut voice, &mut place).unwrap();
         let outcomes = report.outcomes.into_iter().map(|one| (one.check, one.problem.is_none())).collect();
         (outcomes, String::from_utf8(out).unwrap())

@@ -154,12 +154,19 @@ END";
 
 fn apparmor_enforced(state: &mut State) -> Verdict {
     let script = "aa-status --json 2>/dev/null || aa-status; cat /proc/$(systemctl show -P MainPID tor@default)/attr/current; \
-                  journalctl -b -k -o cat | grep 'apparmor=\"DENIED\"'; true";
+                  echo; sed s/^/lsm=/ /sys/kernel/security/lsm; echo; journalctl -b -k -o cat | grep 'apparmor=\"DENIED\"'; true";
     let output = state.resident.appliance.read(script)?;
     let mut findings: Vec<String> =
         output.lines().filter(|line| line.contains("DENIED")).map(str::to_owned).collect();
     if !output.lines().any(|line| line.trim() == "system_tor (enforce)") {
         findings.push("Tor is not confined by its profile".to_owned());
+    }
+    // The recipe's choice, and the one that is always there.
+    let modules = output.lines().find_map(|line| line.strip_prefix("lsm=")).unwrap_or_default();
+    let mut modules: Vec<_> = modules.split(',').collect();
+    modules.sort_unstable();
+    if modules != ["apparmor", "capability", "landlock", "lockdown", "yama"] {
+        findings.push(format!("the kernel's security modules are {modules:?}"));
     }
     none_of(&findings)
 }
