@@ -82,17 +82,17 @@ fn relay(name: &str, address: Ipv4Addr) -> String {
     )
 }
 
-/// A first consensus within 20 s, as soon as the clock allows, then one every minute: each costs all that take part some
-/// work, and a computer with much to do misses a deadline. Every relay gets the flags that clients look for without having
-/// to be up for days.
+/// A first consensus within 20 s, as soon as the clock allows, then one every 30 s: each costs all that take part some
+/// work, but what joins later is not known before, and the first one may have been too early for half of the relays. Every
+/// relay gets the flags that clients look for without having to be up for days.
 const AUTHORITY: &str = "AuthoritativeDirectory 1\n\
     V3AuthoritativeDirectory 1\n\
     TestingV3AuthInitialVotingInterval 20\n\
     TestingV3AuthInitialVoteDelay 4\n\
     TestingV3AuthInitialDistDelay 4\n\
-    V3AuthVotingInterval 60\n\
-    V3AuthVoteDelay 10\n\
-    V3AuthDistDelay 10\n\
+    V3AuthVotingInterval 30\n\
+    V3AuthVoteDelay 6\n\
+    V3AuthDistDelay 6\n\
     V3AuthNIntervalsValid 2\n\
     TestingDirAuthVoteExit *\n\
     TestingDirAuthVoteGuard *\n\

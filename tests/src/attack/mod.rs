@@ -24,6 +24,7 @@ mod guesses;
 mod work;
 
 use std::borrow::Cow;
+use std::num::NonZeroUsize;
 
 use anyhow::{Context as _, anyhow};
 use qemu::{Deadline, Firmware, Probe};
@@ -69,8 +70,10 @@ impl Scenario for Attack {
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let mut world = World::start(ctx, "attack")?;
-        let resident =
-            world.appliance_as(ctx, probe, "attack/a", "ada", |spec| spec.firmware = Firmware::Uefi)?;
+        // As a machine has it that runs by itself, which this one will.
+        let by_itself = Context { lanes: NonZeroUsize::MIN, ..ctx.clone() };
+        let resident = world
+            .appliance_as(&by_itself, probe, "attack/a", "ada", |spec| spec.firmware = Firmware::Uefi)?;
         Ok(State { resident, world, site: None, before: None, record: None })
     }
 
