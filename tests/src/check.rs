@@ -94,7 +94,7 @@ impl<S: 'static> Phase<S> {
         Phase { enter: Box::new(move |whole| enter(part(whole)?)), checks, alone }
     }
 
-    /// The same, as soon as no other scenario runs, and no other begins before its end.
+    /// The same, when all other scenarios are done or wait to be alone, too.
     pub(crate) fn alone(self) -> Self {
         Self { alone: true, ..self }
     }

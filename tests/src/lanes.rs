@@ -58,49 +58,36 @@ pub(crate) struct Room {
 #[derive(Default)]
 struct Busy {
     queue: VecDeque<(usize, Box<dyn Runnable>)>,
+    /// Lanes that have not ended.
+    lanes: usize,
     /// How many run beside each other.
     beside: usize,
-    /// How many of them are on their way to be alone.
-    bound: usize,
     /// How many wait to be alone.
     waiting: usize,
     alone: bool,
 }
 
 impl Busy {
-    /// Whether somebody may be alone now.
+    /// Whether somebody may be alone now: nobody runs, and nobody will begin, for every lane waits or nothing is left.
     fn is_quiet(&self) -> bool {
-        !self.alone && self.beside == 0
-    }
-
-    /// Where in the queue the next one stands that may begin. While somebody is on the way to be alone, that is one of the
-    /// short ones only, which have no machine: the others would be waited for.
-    fn next(&self) -> Option<usize> {
-        match (self.alone || self.waiting > 0, self.bound) {
-            (true, _) => None,
-            (false, 0) => (!self.queue.is_empty()).then_some(0),
-            (false, _) => self.queue.iter().position(|(_, scenario)| !scenario.wants_machine()),
-        }
+        !self.alone && self.beside == 0 && (self.queue.is_empty() || self.waiting == self.lanes)
     }
 }
 
 impl Room {
-    /// The next scenario and its place, as soon as it may begin; nothing if all have begun.
-    fn next(&self, ctx: &Context) -> Option<(usize, Box<dyn Runnable>, Place<'_>)> {
-        let mut busy = self.wait_while(|busy| !busy.queue.is_empty() && busy.next().is_none());
-        let next = busy.next()?;
-        let (number, scenario) = busy.queue.remove(next)?;
-        let bound = scenario.wants_to_be_alone(ctx);
+    /// The next scenario and its place, as soon as nobody is alone; nothing if all have begun.
+    fn next(&self) -> Option<(usize, Box<dyn Runnable>, Place<'_>)> {
+        let mut busy = self.wait_while(|busy| busy.alone);
+        let (number, scenario) = busy.queue.pop_front()?;
         busy.beside += 1;
-        busy.bound += usize::from(bound);
-        Some((number, scenario, Place { room: self, bound, alone: false }))
+        Some((number, scenario, Place { room: self, alone: false }))
     }
 
     /// The place of a scenario that runs by itself.
     #[cfg(test)]
     pub(crate) fn place(&self) -> Place<'_> {
         lock(&self.busy).beside += 1;
-        Place { room: self, bound: false, alone: false }
+        Place { room: self, alone: false }
     }
 
     fn wait_while(&self, condition: impl Fn(&Busy) -> bool) -> MutexGuard<'_, Busy> {
@@ -109,27 +96,39 @@ impl Room {
     }
 }
 
+/// A lane, until it ends, however it does.
+struct Lane<'r>(&'r Room);
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.busy).lanes -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 /// A scenario's place among those that run: beside others, until it has to be alone.
 pub(crate) struct Place<'r> {
     room: &'r Room,
-    /// Whether it has yet to be alone.
-    bound: bool,
     alone: bool,
 }
 
 impl Place<'_> {
-    /// Whether nobody else runs; then nobody does until this one lets them.
+    /// Whether nobody else runs, and nobody waits to begin; then nobody does until this one lets them.
     pub(crate) fn try_alone(&mut self) -> bool {
-        let mut busy = lock(&self.room.busy);
-        if !self.alone && !busy.alone && busy.beside == 1 {
-            busy.beside = 0;
-            busy.alone = true;
-            self.alone = true;
+        if !self.alone {
+            let mut busy = lock(&self.room.busy);
+            busy.beside -= 1;
+            busy.waiting += 1;
+            self.alone = busy.is_quiet();
+            busy.alone |= self.alone;
+            busy.waiting -= 1;
+            busy.beside += usize::from(!self.alone);
         }
         self.alone
     }
 
-    /// Waits until those that run have come to their ends; no other begins meanwhile.
+    /// Waits until the others have come to their ends, those that have not begun as well: whoever is alone leaves cores
+    /// without work.
     pub(crate) fn wait_alone(&mut self) {
         if self.alone {
             return;
@@ -151,7 +150,6 @@ impl Place<'_> {
             let mut busy = lock(&self.room.busy);
             busy.alone = false;
             busy.beside += 1;
-            busy.bound -= usize::from(std::mem::take(&mut self.bound));
             drop(busy);
             self.room.changed.notify_all();
         }
@@ -161,11 +159,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.not_alone();
-        let mut busy = lock(&self.room.busy);
-        busy.beside -= 1;
-        // It may have ended before it came so far.
-        busy.bound -= usize::from(self.bound);
-        drop(busy);
+        lock(&self.room.busy).beside -= 1;
         self.room.changed.notify_all();
     }
 }
@@ -182,12 +176,12 @@ pub(crate) fn run(
     let queue: VecDeque<_> = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate().collect();
     let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len()).unwrap_or(NonZeroUsize::MIN));
     let ctx = &Context { lanes, ..ctx.clone() };
-    let busy = Mutex::new(Busy { queue, ..Busy::default() });
+    let busy = Mutex::new(Busy { queue, lanes: lanes.get(), ..Busy::default() });
     let room = &Room { busy, changed: Condvar::new() };
     let shared = Shared::new(out);
     let lane = || -> Result<Vec<(usize, Report)>> {
-        let mut done = Vec::new();
-        while let Some((number, scenario, mut place)) = room.next(ctx) {
+        let (mut done, _lane) = (Vec::new(), Lane(room));
+        while let Some((number, scenario, mut place)) = room.next() {
             let mut report = Report::default();
             let mut voice = Voice { shared: &shared, many: lanes.get() > 1 };
             scenario.run(ctx, probe, &mut report, &mut voice, &mut place)?;
@@ -227,17 +221,10 @@ mod tests {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     /// Two scenarios that wait for each other.
     static MEET: Barrier = Barrier::new(2);
-    /// One on its way to be alone, and a short one.
-    static ON_THE_WAY: Barrier = Barrier::new(2);
 
     struct Toy {
         name: &'static str,
-    }
-
-    impl Toy {
-        fn is_short(&self) -> bool {
-            self.name == "seven"
-        }
+        alone: bool,
     }
 
     /// How many checks have run beside others.
@@ -254,24 +241,14 @@ mod tests {
             "a scenario without a machine".into()
         }
 
-        fn wants_machine(&self) -> bool {
-            !self.is_short()
-        }
-
         fn start(&self, _: &Context, _: &Probe) -> anyhow::Result<()> {
-            if self.name == "three" || self.is_short() {
-                ON_THE_WAY.wait();
-            }
             Ok(())
         }
 
         fn phases(&self, _: &Context) -> Vec<Phase<()>> {
-            let (alone, short) = (["three", "four"].contains(&self.name), self.is_short());
+            let alone = self.alone;
             let run = move |(): &mut ()| {
                 RUNNING.fetch_add(1, Ordering::SeqCst);
-                if short {
-                    return PASS;
-                }
                 if !alone {
                     MEET.wait();
                     BESIDE.fetch_add(1, Ordering::SeqCst);
@@ -279,9 +256,9 @@ mod tests {
                 }
                 std::thread::sleep(Duration::from_millis(20));
                 let others = RUNNING.load(Ordering::SeqCst) - 1;
-                // Those that stand behind it have not begun.
+                // Also those that stand behind it.
                 let before = BESIDE.load(Ordering::SeqCst);
-                if others == 0 && before == 2 { PASS } else { fail(format!("{others} run, {before} ran")) }
+                if others == 0 && before == 4 { PASS } else { fail(format!("{others} run, {before} ran")) }
             };
             let leave = move |(): &mut ()| {
                 RUNNING.fetch_sub(1, Ordering::SeqCst);
@@ -302,9 +279,10 @@ mod tests {
 
     #[test]
     fn lanes_keep_the_order_and_leave_alone_what_wants_to_be() {
-        let names = ["one", "two", "three", "four", "five", "six", "seven"];
-        let toys = names.map(|name| Box::new(Toy { name }) as Box<dyn Runnable>).into();
-        // Two meet, one is on its way to be alone, and a short one is begun meanwhile.
+        let names = ["one", "two", "three", "four", "five", "six"];
+        let toys = names.map(|name| (name, ["three", "four"].contains(&name)));
+        let toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>).into();
+        // Two of them stand still with those that wait to be alone, and two meet.
         let ctx = Context { lanes: 4.try_into().unwrap(), ..crate::runner::context() };
         let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
         let mut out = Vec::new();

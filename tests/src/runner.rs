@@ -23,9 +23,6 @@ pub(crate) trait Runnable: Send {
 
     fn wants_machine(&self) -> bool;
 
-    /// Whether a selected check has to be made while no other scenario runs.
-    fn wants_to_be_alone(&self, ctx: &Context) -> bool;
-
     fn run(
         &self,
         ctx: &Context,
@@ -53,12 +50,6 @@ impl<T: Scenario + Send> Runnable for T {
 
     fn wants_machine(&self) -> bool {
         Scenario::wants_machine(self)
-    }
-
-    fn wants_to_be_alone(&self, ctx: &Context) -> bool {
-        let name = Scenario::name(self);
-        let selected = |check: &Check<T::State>| ctx.selects(&name, &check.name);
-        self.phases(ctx).iter().any(|phase| phase.alone && phase.checks.iter().any(selected))
     }
 
     fn run(

@@ -1,5 +1,5 @@
-//! An appliance in the lab, under UEFI, tried by those who guess and flood, while its owner works. The flood comes first,
-//! when no other scenario runs: it is about how long the owner waits.
+//! An appliance in the lab, under UEFI, tried by those who guess and flood, while its owner works. The flood comes when no other
+//! scenario runs: it is about how long the owner waits.
 //!
 //! | module | what |
 //! |---|---|
@@ -84,16 +84,18 @@ impl Scenario for Attack {
             }),
             gate("services_reachable_through_tor", &["R2"], services_reachable),
         ];
-        let afterwards = vec![check("attack_leaves_nothing_behind", &["R29"], after::nothing_is_left)];
+        let afterwards = vec![
+            check("attack_leaves_nothing_behind", &["R29"], after::nothing_is_left),
+            check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture),
+        ];
         vec![
             Phase::of(booted(ctx.arch, Firmware::Uefi)).within(appliance),
             Phase::of(up),
-            Phase::of(flood::checks()).alone(),
-            Phase::of(afterwards),
             Phase::of(guesses::checks()),
             Phase::of(circuits::checks()),
             Phase::of(access::checks()),
-            Phase::of(vec![check("capture_holds_only_tor_and_dhcp", &["R1", "R4"], capture)]),
+            Phase::after(found_again, flood::checks()).alone(),
+            Phase::of(afterwards),
             Phase::of(switched_off(ctx)).within(appliance),
         ]
     }
@@ -118,6 +120,12 @@ fn services_reachable(state: &mut State) -> Verdict {
     site.wait_up(Deadline::seconds(ONION))?;
     state.site = Some(site);
     PASS
+}
+
+/// Tor was started again: the lab's clients have to look for its services where they are now.
+fn found_again(state: &mut State) -> anyhow::Result<()> {
+    state.world.client()?.new_identity(Deadline::seconds(ONION))?;
+    state.site()?.wait_up(Deadline::seconds(ONION))
 }
 
 fn capture(state: &mut State) -> Verdict {
