@@ -85,23 +85,29 @@ while read -r number limit script <&3; do
   { printf "done %s %s =" "$number" "$status"; base64 -w0 out; printf " ="; base64 -w0 err; echo; } >&3
 done"#;
 
-/// The unit that runs the shell. It waits for nothing but its port, nothing waits for it, and it stops at once
-/// on shutdown, so that what the journal and the boot order show is the image's own doing.
+/// What both units have in common. Nothing waits for them, and they end at once on shutdown, so that what the journal and
+/// the boot order show is the image's own doing.
+const SHELL_UNIT: &str = "[Unit]\n\
+    Description=Shell of the test harness\n\
+    DefaultDependencies=no\n\
+    Conflicts=shutdown.target\n\
+    Before=shutdown.target\n\
+    IgnoreOnIsolate=yes\n";
+
+/// The unit that starts the shell when its port is there. (A service that is bound to the port's device would be given up
+/// after ninety seconds, and an emulated machine beside busy neighbours takes longer to find its devices.)
+fn shell_path_unit() -> String {
+    format!("{SHELL_UNIT}[Path]\nPathExists=/dev/virtio-ports/{SHELL_PORT}\n")
+}
+
+/// The unit that runs the shell.
 fn shell_unit() -> String {
     // In a unit, `$` and `%` are systemd's, and the script has to be one quoted word on one line.
     let script = format!("{SHELL_OPEN}\n{SHELL_LOOP}");
     let script = script.replace('$', "$$").replace('%', "%%").replace('\n', "; ");
     let script = script.replace("do; ", "do ");
-    let device = r"dev-virtio\x2dports-org.cipolla.shell.device";
     format!(
-        "[Unit]\n\
-         Description=Shell of the test harness\n\
-         DefaultDependencies=no\n\
-         BindsTo={device}\n\
-         After={device}\n\
-         Conflicts=shutdown.target\n\
-         Before=shutdown.target\n\
-         IgnoreOnIsolate=yes\n\
+        "{SHELL_UNIT}\
          [Service]\n\
          Type=exec\n\
          RuntimeDirectory=cipolla-shell\n\
@@ -116,12 +122,13 @@ fn shell_unit() -> String {
 /// The credentials that make systemd 256 or newer run the shell in an image that knows nothing of it
 /// (systemd-debug-generator(8)).
 #[must_use]
-pub fn shell_credentials() -> [Credential; 2] {
+pub fn shell_credentials() -> [Credential; 3] {
     [
         Credential::new("systemd.extra-unit.cipolla-shell.service", shell_unit()),
+        Credential::new("systemd.extra-unit.cipolla-shell.path", shell_path_unit()),
         Credential::new(
             "systemd.unit-dropin.sysinit.target~cipolla-shell",
-            "[Unit]\nWants=cipolla-shell.service\n",
+            "[Unit]\nWants=cipolla-shell.path\n",
         ),
     ]
 }
@@ -146,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_is_what_systemd_expects() {
-        insta::assert_snapshot!(shell_unit());
+    fn the_units_are_what_systemd_expects() {
+        insta::assert_snapshot!(shell_path_unit() + &shell_unit());
     }
 
     #[test]
