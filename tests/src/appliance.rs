@@ -16,7 +16,7 @@ pub(crate) const DISK: u64 = 6 << 30;
 
 /// An emulated boot takes 45 s alone and several times that beside a busy neighbour; a boot that hangs is
 /// found by the console watch, not by this.
-const BOOT: u64 = 1200;
+const BOOT: u64 = 900;
 
 /// One script in the guest.
 const SCRIPT: u64 = 180;

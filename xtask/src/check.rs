@@ -1,9 +1,10 @@
 //! `cargo xtask check`: the fast checks, all of them even when one fails.
 
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use camino::Utf8PathBuf;
 use xshell::{Shell, cmd};
 
 use crate::show;
@@ -46,6 +47,45 @@ pub(crate) fn check(site: &Site, unit_tests: bool) -> Result<ExitCode> {
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The checks but for the unit tests, while this process does something else: compilers and package installers leave each
+/// other half of a computer. Dropped before its end, it is killed.
+pub(crate) struct Beside {
+    child: Child,
+    said: Utf8PathBuf,
+}
+
+impl Beside {
+    pub(crate) fn start(site: &Site) -> Result<Self> {
+        let said = site.repo.join("target/checks.log");
+        fs_err::create_dir_all(site.repo.join("target"))?;
+        let out = fs_err::File::create(&said)?.into_file();
+        let child = Command::new(&site.program)
+            .args(["check", "--no-unit-tests"])
+            .current_dir(&site.repo)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("starting {} check", site.program))?;
+        Ok(Self { child, said })
+    }
+
+    /// Waits for the end, passes on what was said, and says whether all was well.
+    pub(crate) fn finish(mut self) -> Result<bool> {
+        let status = self.child.wait().context("waiting for the checks")?;
+        eprint!("{}", fs_err::read_to_string(&self.said)?);
+        Ok(status.success())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It may have ended; then there is nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Every tracked file that is a POSIX or bash script: by its first line, or in the initramfs, which sources them.

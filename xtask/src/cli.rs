@@ -109,6 +109,9 @@ pub(crate) enum Verb {
         /// Only scenarios whose name contains this; `unit` means the unit and golden tests, `oracle` those of keys
         /// against the real Tor and OpenSSH.
         filter: Option<String>,
+        /// Make the checks of `cargo xtask check` as well, while the image is built.
+        #[arg(long)]
+        checks: bool,
         /// Leave machines up after a scenario and say how to reach them.
         #[arg(long)]
         keep: bool,

@@ -27,7 +27,10 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Plan { common, out } => plan(&common, &out),
         Verb::Build { common, out, packages } => build(&common, &out, &packages),
         Verb::Run { common, out, headless, firmware } => run(&common, &out, headless, firmware),
-        Verb::Test { common, out, packages, filter, keep, lanes } => {
+        Verb::Test { common, out, packages, checks, filter, keep, lanes } => {
+            if checks && !checked(&common, &out, &packages)? {
+                return Ok(ExitCode::from(1));
+            }
             test(&common, &out, &packages, filter, keep, lanes)
         }
         Verb::Check { common, no_unit_tests } => check::check(&Site::find(&common)?, !no_unit_tests),
@@ -217,6 +220,19 @@ pub(crate) fn run_root(site: &Site) -> Result<Utf8PathBuf> {
     let path = site.cache.root().join("run");
     fs_err::create_dir_all(&path)?;
     Ok(path)
+}
+
+/// Makes the checks, and meanwhile all that the tests will want.
+fn checked(common: &Common, out: &Out, packages: &Packages) -> Result<bool> {
+    let site = Site::find(common)?;
+    eprintln!("format, clippy, docs, dependencies and shell are checked while the image is built");
+    let checks = check::Beside::start(&site)?;
+    make(&site, common, out, packages)?;
+    let plan = site.plan(common)?;
+    for kind in [tools::LAB, tools::BROWSER] {
+        tree(&site, common, &plan, kind)?;
+    }
+    checks.finish()
 }
 
 fn test(

@@ -15,7 +15,7 @@ use crate::appliance::Appliance;
 use crate::check::{PASS, Verdict, fail, none_of};
 
 /// From the start of the machine until the agent has handed over.
-const HANDED_OVER: u64 = 1200;
+const HANDED_OVER: u64 = 900;
 
 /// The file of the owner's SSH key.
 const OWNER: &str = "owner";
