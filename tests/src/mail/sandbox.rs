@@ -91,7 +91,7 @@ fn security_budget(state: &mut State) -> Verdict {
         units=$( ( systemctl list-units --state=running $list
                    systemctl list-unit-files --no-legend 'cipolla-*.service'
                    printf '%s\\n' {} ) | sed 's/ .*//; s/@[.]/@x./' | sort -u )
-        said=$(systemd-analyze security --no-pager $units 2>&1)
+        said=$(systemd-analyze security --no-pager $units 2>&1 | grep -F .service)
         for unit in $units; do
             echo \"$unit $(echo \"$said\" | grep -F \" $unit\" | tail -n 1)\"
         done",
