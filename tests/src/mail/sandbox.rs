@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::State;
-use crate::check::{Check, Verdict, check, none_of};
+use crate::check::{Check, PASS, Verdict, check, fail, none_of};
 
 /// `systemd-analyze security`: the most that a service may have without an entry in [`EXCEPTIONS`].
 const BUDGET: f64 = 3.0;
@@ -79,6 +79,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("apparmor_enforced", &["R53"], apparmor_enforced),
         check("no_secret_readable_by_others", &["R49"], no_secret_readable),
         check("no_swap_no_core", &["R53"], no_swap_no_core),
+        check("slow_starts_are_waited_for", &[], slow_starts),
         check("fail2ban_watches", &["R19"], fail2ban_watches),
         check("integrity_record_and_verify", &["R47"], integrity),
     ]
@@ -196,6 +197,16 @@ fn no_swap_no_core(state: &mut State) -> Verdict {
     anyhow::ensure!(lines.len() == 10, "ten answers are expected: {output}");
     let wrong = lines.iter().filter(|(_, value)| *value != "0");
     none_of(&wrong.map(|(what, value)| format!("{what} is {value:?}, not 0")).collect::<Vec<_>>())
+}
+
+/// A computer that needs minutes for its start loses neither a device nor a service for that.
+fn slow_starts(state: &mut State) -> Verdict {
+    let script = "systemctl show -p DefaultDeviceTimeoutUSec -p DefaultTimeoutStartUSec | sort";
+    let limits = state.resident.appliance.read(script)?;
+    if limits.trim() == "DefaultDeviceTimeoutUSec=10min\nDefaultTimeoutStartUSec=5min" {
+        return PASS;
+    }
+    fail(limits)
 }
 
 fn fail2ban_watches(state: &mut State) -> Verdict {
