@@ -112,15 +112,16 @@ pub struct Context {
     pub keep: bool,
     /// How many scenarios run at a time.
     pub lanes: NonZeroUsize,
-    /// Run only checks whose `scenario::check` contains this text.
-    pub filter: Option<String>,
+    /// Run only checks whose `scenario::check` contains one of these; all, where there is none.
+    pub filters: Vec<String>,
     /// Colours, for a terminal.
     pub colour: bool,
 }
 
 impl Context {
     fn selects(&self, scenario: &str, check: &str) -> bool {
-        self.filter.as_ref().is_none_or(|text| format!("{scenario}::{check}").contains(text.as_str()))
+        let name = format!("{scenario}::{check}");
+        self.filters.is_empty() || self.filters.iter().any(|text| name.contains(text.as_str()))
     }
 }
 

@@ -220,7 +220,7 @@ pub(crate) fn context() -> Context {
         writes: None,
         keep: false,
         lanes: std::num::NonZeroUsize::MIN,
-        filter: None,
+        filters: Vec::new(),
         colour: false,
     }
 }
@@ -280,10 +280,10 @@ mod tests {
         }
     }
 
-    fn run(boots: bool, filter: Option<&str>) -> (Vec<(String, bool)>, String) {
+    fn run(boots: bool, filters: &[&str]) -> (Vec<(String, bool)>, String) {
         let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
         let mut ctx = context();
-        ctx.filter = filter.map(str::to_owned);
+        ctx.filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
         let (mut report, mut out) = (Report::default(), Vec::new());
         let shared = std::sync::Mutex::new(&mut out as &mut (dyn std::io::Write + Send));
         let (room, mut voice) = (Room::default(), Voice::alone(&shared));
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn every_failure_is_reported_and_the_rest_still_runs() {
-        let (outcomes, out) = run(true, None);
+        let (outcomes, out) = run(true, &[]);
         let want =
             [("boots", true), ("fails", false), ("panics", false), ("errs", false), ("remembers", true)];
         assert_eq!(outcomes, owned(&want));
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn behind_a_closed_gate_nothing_passes() {
-        let (outcomes, out) = run(false, None);
+        let (outcomes, out) = run(false, &[]);
         assert_eq!(outcomes.len(), 5);
         assert!(outcomes.iter().all(|(_, passed)| !passed));
         assert_eq!(out.matches("and a tail").count(), 1, "{out}");
@@ -319,8 +319,10 @@ mod tests {
 
     #[test]
     fn a_filter_brings_the_gates_with_it() {
-        assert_eq!(run(true, Some("remembers")).0, owned(&[("boots", true), ("remembers", true)]));
-        assert_eq!(run(true, Some("toy::fails")).0, owned(&[("boots", true), ("fails", false)]));
-        assert!(run(true, Some("other")).1.is_empty());
+        assert_eq!(run(true, &["remembers"]).0, owned(&[("boots", true), ("remembers", true)]));
+        assert_eq!(run(true, &["toy::fails"]).0, owned(&[("boots", true), ("fails", false)]));
+        let both = [("boots", true), ("fails", false), ("remembers", true)];
+        assert_eq!(run(true, &["toy::fails", "remembers"]).0, owned(&both));
+        assert!(run(true, &["other"]).1.is_empty());
     }
 }

@@ -106,9 +106,10 @@ pub(crate) enum Verb {
         out: Out,
         #[command(flatten)]
         packages: Packages,
-        /// Only scenarios whose name contains this; `unit` means the unit and golden tests, `oracle` those of keys
-        /// against the real Tor and OpenSSH.
-        filter: Option<String>,
+        /// Only checks whose `scenario::check` contains one of these; `unit` means the unit and golden tests, `oracle`
+        /// those of keys against the real Tor and OpenSSH.
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
         /// Make the checks of `cargo xtask check` as well, while the image is built.
         #[arg(long)]
         checks: bool,

@@ -1,6 +1,6 @@
 //! A flood: a crowd of offenders, the owner at work, and bystanders who must not notice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use qemu::Deadline;
 use super::crowd::{self, CROWD, End, Kind, Life, Surge};
 use super::work::{self, Owner, Times, ada, letter};
 use super::{BOB, State, after, evasive, held};
+use crate::appliance::Appliance;
 use crate::check::{Check, PASS, Verdict, check, none_of};
 use crate::site::{Account, DELIVERY, DIALOGUE, PEER, Site};
 
@@ -58,8 +59,10 @@ fn owner_works(state: &mut State) -> Verdict {
     let times = state.resident.appliance.read(&script)?;
     let (date, since) = times.trim().split_once('\n').context("two times were asked for")?;
     state.before = Some(after::Footprint::measure(state)?);
+    let spent = spent(&mut state.resident.appliance)?;
     let site = state.site.as_ref().context("the services were never reached")?;
     let seen = assault(site, date)?;
+    let spent = shares(&spent, &self::spent(&mut state.resident.appliance)?);
     let bans = held(&state.resident.appliance.read("cipolla bans --json")?)?;
     let banned = bans.iter().map(|(_, address)| address.parse()).collect::<Result<_, _>>()?;
     let journal = format!(
@@ -68,7 +71,7 @@ fn owner_works(state: &mut State) -> Verdict {
     let innocent = innocent(&state.resident.appliance.read(&journal)?);
     let (table, _) = work::compare(&seen.quiet, &seen.attacked);
     let file = state.resident.appliance.machine.run_dir().file("figures.txt");
-    fs_err::write(file, table + &summary(&seen.lives))?;
+    fs_err::write(file, table + &summary(&seen.lives) + &spent)?;
     state.record = Some(Record { seen, banned, innocent });
     PASS
 }
@@ -237,6 +240,25 @@ fn summary(lives: &[Life]) -> String {
         )
     };
     CROWD.iter().map(line).collect()
+}
+
+/// The processor time that each service has taken, in microseconds (cgroups v2).
+fn spent(appliance: &mut Appliance) -> anyhow::Result<BTreeMap<String, u64>> {
+    let text = appliance.read("cd /sys/fs/cgroup/system.slice && grep -H ^usage_usec */cpu.stat */*/cpu.stat")?;
+    let service = |line: &str| {
+        let (service, rest) = line.split_once("/cpu.stat:usage_usec ")?;
+        Some((service.to_owned(), rest.trim().parse().ok()?))
+    };
+    Ok(text.lines().filter_map(service).collect())
+}
+
+/// A line for each service that took a second or more.
+fn shares(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> String {
+    let took = |(service, then): (&String, &u64)| {
+        let took = then.saturating_sub(before.get(service).copied().unwrap_or_default());
+        (took >= 1_000_000).then(|| format!("{service}: {:.1} s of the processors\n", took as f64 / 1e6))
+    };
+    after.iter().filter_map(took).collect()
 }
 
 /// Circuits that logged in or began a message and did not crawl in the midst of it, from lines of Dovecot and Postfix.
