@@ -13,9 +13,6 @@ use crate::site::{PEER, Site};
 /// Within this time after its first connection an offender has lost its circuit, in seconds.
 const PATIENCE: u64 = 240;
 
-/// Time between two rings at all places: far more come than the mail server lets one client have, thirty a minute.
-const RINGS: Duration = Duration::from_millis(500);
-
 /// Connections that one client may have at the mail server.
 const PLACES: usize = 5;
 
@@ -49,8 +46,8 @@ pub(super) const CROWD: [(Kind, usize); 6] = [
 /// While it lasts, who loses a circuit comes back on another.
 pub(super) struct Surge {
     over: AtomicBool,
-    /// What the owner's login takes when it is quiet: so many guesses come as a machine of any speed can answer, and a
-    /// slow computer does not decide whether the test passes.
+    /// What the owner's login takes when it is quiet: so many guesses and connections come as a machine of any speed can
+    /// answer, and a slow computer does not decide whether the test passes.
     pace: Duration,
 }
 
@@ -71,6 +68,11 @@ impl Surge {
     /// What a guesser does between two guesses.
     fn rest(&self) {
         std::thread::sleep(self.pace * 3);
+    }
+
+    /// Between two rings at all places: far more come than the mail server lets one client have, thirty a minute.
+    fn breathe(&self) {
+        std::thread::sleep(self.pace);
     }
 }
 
@@ -135,7 +137,7 @@ fn live(site: &Site, kind: Kind, circuit: &str, surge: &Surge) -> anyhow::Result
                 Ok(status == 200)
             })
         }
-        Kind::Rings => ring(site, circuit, deadline),
+        Kind::Rings => ring(site, circuit, deadline, surge),
         Kind::KeepsSilent => {
             let mut places = Vec::new();
             for _ in 0..PLACES {
@@ -189,7 +191,7 @@ fn ask(talk: &mut Talk, host: &str, guess: u32) -> anyhow::Result<u16> {
 }
 
 /// Connects and hangs up, all the time; another dialogue goes on and shows when the circuit is gone.
-fn ring(site: &Site, circuit: &str, deadline: Deadline) -> anyhow::Result<u32> {
+fn ring(site: &Site, circuit: &str, deadline: Deadline, surge: &Surge) -> anyhow::Result<u32> {
     let (mut held, _) = site.greeting(circuit)?;
     held.until(deadline);
     until_closed(|_| {
@@ -200,7 +202,7 @@ fn ring(site: &Site, circuit: &str, deadline: Deadline) -> anyhow::Result<u32> {
             }
         });
         held.command("NOOP")?;
-        std::thread::sleep(RINGS);
+        surge.breathe();
         Ok(false)
     })
 }
