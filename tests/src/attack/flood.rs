@@ -244,7 +244,8 @@ fn summary(lives: &[Life]) -> String {
 
 /// The processor time that each service has taken, in microseconds (cgroups v2).
 fn spent(appliance: &mut Appliance) -> anyhow::Result<BTreeMap<String, u64>> {
-    let text = appliance.read("cd /sys/fs/cgroup/system.slice && grep -H ^usage_usec */cpu.stat */*/cpu.stat")?;
+    let text =
+        appliance.read("cd /sys/fs/cgroup/system.slice && grep -H ^usage_usec */cpu.stat */*/cpu.stat")?;
     let service = |line: &str| {
         let (service, rest) = line.split_once("/cpu.stat:usage_usec ")?;
         Some((service.to_owned(), rest.trim().parse().ok()?))

@@ -80,6 +80,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
         check("no_secret_readable_by_others", &["R49"], no_secret_readable),
         check("no_swap_no_core", &["R53"], no_swap_no_core),
         check("slow_starts_are_waited_for", &[], slow_starts),
+        check("owner_comes_before_strangers", &["R19"], owner_first),
         check("fail2ban_watches", &["R19"], fail2ban_watches),
         check("integrity_record_and_verify", &["R47"], integrity),
     ]
@@ -207,6 +208,23 @@ fn slow_starts(state: &mut State) -> Verdict {
         return PASS;
     }
     fail(limits)
+}
+
+/// When the processors are busy, what the owner waits for has more of them than what strangers can set to work.
+fn owner_first(state: &mut State) -> Verdict {
+    let read = "cd /sys/fs/cgroup/system.slice && cat dovecot.service/cpu.weight system-tor.slice/cpu.weight \
+        nginx.service/cpu.weight php8.4-fpm.service/cpu.weight; echo; \
+        cat postfix.service/cpu.weight fail2ban.service/cpu.weight rspamd.service/cpu.weight";
+    let weights = state.resident.appliance.read(read)?;
+    let all = |text: &str| text.lines().map(str::parse).collect::<Result<Vec<u32>, _>>();
+    if let Some((owner, others)) = weights.split_once("\n\n")
+        && let (Ok(owner), Ok(others)) = (all(owner), all(others))
+        && (owner.len(), others.len()) == (4, 3)
+        && owner.iter().min() > others.iter().max()
+    {
+        return PASS;
+    }
+    fail(weights)
 }
 
 fn fail2ban_watches(state: &mut State) -> Verdict {
