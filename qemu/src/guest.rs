@@ -28,6 +28,11 @@ const fn bad(name: &'static str, text: &'static str) -> Badness {
     Badness { name, text, unless: None, prompt: false }
 }
 
+/// The kernel waits for itself before there is any program: an emulated processor has lost its timer (rcu then tells of
+/// a "possible timer handling issue"), which was seen once in some hundred starts, on a computer that was itself stopped
+/// for most of the time.
+pub(crate) const STUCK: &str = "a lost timer";
+
 /// Signs that the guest will not come up.
 pub const BADNESS: &[Badness] = &[
     bad("a kernel panic", "Kernel panic - not syncing"),
@@ -47,6 +52,7 @@ pub const BADNESS: &[Badness] = &[
     },
     bad("emergency mode", "Cannot open access to console, the root account is locked"),
     bad("units ordered in a circle", "ordering cycle"),
+    bad(STUCK, "INFO: task swapper/0:1 blocked for more than"),
     bad("memory exhausted", "Out of memory: Killed"),
     Badness { name: "GRUB's rescue prompt", text: "grub rescue>", unless: None, prompt: true },
     Badness { name: "GRUB's prompt", text: "grub> ", unless: None, prompt: true },
@@ -148,6 +154,8 @@ mod tests {
         );
         assert_eq!(name("[ 9.0] BUG: unable to handle page fault", true), Some("a kernel bug"));
         assert_eq!(name("watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", true), None);
+        let stuck = "[  242.598856] INFO: task swapper/0:1 blocked for more than 120 seconds.";
+        assert_eq!(name(stuck, true), Some(STUCK));
         assert_eq!(name("[ 1.0] Kernel panic - not sy", false), None);
         assert_eq!(name("debian login: ", false), None);
     }

@@ -10,7 +10,7 @@ use crate::programs::command_line;
 use crate::qmp::Qmp;
 use crate::shell::{Output, Shell};
 use crate::spec::{MachineSpec, Serial};
-use crate::{Deadline, Error, Programs, Result, RunDir, argv, disk};
+use crate::{Deadline, Error, Programs, Result, RunDir, argv, disk, guest};
 
 /// How long QEMU may take to open its sockets; it does so before it loads anything large.
 const START: Duration = Duration::from_secs(60);
@@ -248,10 +248,16 @@ impl Machine {
         Ok(file)
     }
 
-    /// The last words of an emulator that ended because of a fault of its own (a failed assertion in QEMU), which
-    /// says nothing about the guest.
+    /// What is known of a fault of the emulator's own, which says nothing about the guest: the last words of one that
+    /// ended (a failed assertion in QEMU), or the kernel's about a processor without a timer; that machine is ended.
     #[must_use]
     pub fn crashed(&mut self) -> Option<String> {
+        if let Some(Error::Lost { name: guest::STUCK, line, .. }) = self.console.lost("") {
+            self.process.kill();
+            // As in `cut_power`; who finds the disk still taken says so.
+            let _ = self.console.wait_closed(Deadline::seconds(10));
+            return Some(format!("{}: {line}", guest::STUCK));
+        }
         self.process.end_story().filter(|story| story.contains("Assertion `"))
     }
 

@@ -110,14 +110,14 @@ impl Appliance {
     }
 
     /// Waits for the login prompt on the serial console and for the boot to be over. A machine whose emulator
-    /// crashes in the first boot after its start is started once more, and that is said: QEMU 10 fails an assertion about its own
-    /// tables in one of some hundred emulated starts on a busy computer.
+    /// is at fault in the first boot after its start is started once more, and that is said: QEMU 10 fails an assertion about its
+    /// own tables, or loses a processor's timer, in one of some hundred emulated starts on a busy computer.
     pub(crate) fn wait_boot(&mut self) -> anyhow::Result<()> {
         let deadline = Deadline::seconds(BOOT);
         if let Err(error) = self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline) {
             let crash = self.machine.crashed();
             let (Some(story), false) = (crash, self.settled) else { return Err(error.into()) };
-            eprintln!("  the emulator crashed and is started again: {story}");
+            eprintln!("  the emulator is at fault and is started again: {story}");
             self.settled = true;
             self.machine = self.origin.machine()?;
             self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
