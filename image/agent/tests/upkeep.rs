@@ -64,7 +64,10 @@ fn started() -> SimFs {
 }
 
 const FAIL2BAN: [(&str, &str); 6] = [
-    ("fail2ban-client status", "Status\n|- Number of jail:\t2\n`- Jail list:\tdovecot-circuit, sshd\n"),
+    (
+        "fail2ban-client banned",
+        "[{'dovecot-circuit': ['fc00:dead:beef:4dad::5:8']}, {'nginx-circuit': []}, {'sshd': ['192.168.1.7']}]\n",
+    ),
     (
         "fail2ban-client get dovecot-circuit banip",
         "fc00:dead:beef:4dad::5:8 \t2026-11-21 22:50:18 + 1800 = 2026-11-21 23:20:18\n",

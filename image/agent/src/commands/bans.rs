@@ -6,6 +6,7 @@
 //!
 //! Asks fail2ban-client(1) and nft(8), whose answers are parsed here. Never decides who is banned.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -65,10 +66,15 @@ pub fn circuit(address: IpAddr) -> Option<u32> {
     Circuit::of(address).map(Circuit::number)
 }
 
-/// The jails in the answer to `fail2ban-client status`.
-fn jails(answer: &str) -> Option<Vec<String>> {
-    let list = answer.lines().find_map(|line| line.split_once("Jail list:"))?.1;
-    Some(list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+/// All jails, and whom each holds.
+type Jails = Vec<(String, Vec<IpAddr>)>;
+
+/// The answer to `fail2ban-client banned`, which is a list as Python writes it: `[{'sshd': ['192.168.1.7']}]`. No name of a
+/// jail and no address has a quote or a backslash in it.
+fn jails(answer: &str) -> Result<Jails> {
+    let jails: Vec<BTreeMap<String, Vec<IpAddr>>> = serde_json::from_str(&answer.trim().replace('\'', "\""))
+        .with_context(|| format!("not understanding fail2ban's answer: {}", answer.trim()))?;
+    Ok(jails.into_iter().flatten().collect())
 }
 
 /// The bans in the answer to `fail2ban-client get JAIL banip --with-time`: lines such as
@@ -163,23 +169,18 @@ fn elements(held: &[Dropped]) -> String {
     format!("{{ {} }}", held.iter().map(element).collect::<Vec<_>>().join(", "))
 }
 
-/// The jails, and whom fail2ban holds.
-fn held(machine: &Machine<'_>) -> Result<(Vec<String>, Vec<Ban>)> {
-    let status = client(machine, &["status"])?;
-    let jails = jails(&status).with_context(|| format!("fail2ban names no jails: {status}"))?;
-    let mut held = Vec::new();
-    for jail in &jails {
-        held.extend(bans(jail, &client(machine, &["get", jail, "banip", "--with-time"])?)?);
-    }
-    Ok((jails, held))
-}
-
 /// Asks who is held off.
 ///
 /// # Errors
 /// When fail2ban or the firewall does not answer, or not as expected.
 pub fn list(machine: &Machine<'_>) -> Result<Bans> {
-    let (jails, held) = held(machine)?;
+    let jails = jails(&client(machine, &["banned"])?)?;
+    let mut held = Vec::new();
+    // Each question is a start of Python: a second and more on a slow board.
+    for (jail, _) in jails.iter().filter(|(_, held)| !held.is_empty()) {
+        held.extend(bans(jail, &client(machine, &["get", jail, "banip", "--with-time"])?)?);
+    }
+    let jails = jails.into_iter().map(|(jail, _)| jail).collect();
     Ok(Bans { jails, held, dropped: firewall(machine)? })
 }
 
@@ -254,11 +255,14 @@ pub fn unban_circuits(machine: &Machine<'_>) -> Result<usize> {
     if machine.fs.entry(Utf8Path::new(SOCKET))?.is_none() {
         return Ok(0);
     }
-    let circuits: Vec<_> = held(machine)?.1.into_iter().filter(|ban| ban.circuit.is_some()).collect();
-    for ban in &circuits {
-        client(machine, &["unban", &ban.address.to_string()])?;
+    let held = jails(&client(machine, &["banned"])?)?.into_iter().flat_map(|(_, held)| held);
+    let circuits: BTreeSet<_> =
+        held.filter(|address| circuit(*address).is_some()).map(|address| address.to_string()).collect();
+    if circuits.is_empty() {
+        return Ok(0);
     }
-    Ok(circuits.len())
+    let unban: Vec<_> = std::iter::once("unban").chain(circuits.iter().map(String::as_str)).collect();
+    count(&client(machine, &unban)?)
 }
 
 fn forget(machine: &Machine<'_>, address: IpAddr) -> Result<()> {
@@ -280,11 +284,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jails_are_named_by_status() {
-        let answer = "Status\n|- Number of jail:\t2\n`- Jail list:\tdovecot-circuit, sshd\n";
-        assert_eq!(jails(answer).unwrap(), ["dovecot-circuit", "sshd"]);
-        assert_eq!(jails("Status\n|- Number of jail:\t0\n`- Jail list:\t\n").unwrap(), [""; 0]);
-        assert_eq!(jails("ERROR"), None);
+    fn jails_hold_addresses() {
+        let answer =
+            "[{'dovecot-circuit': ['fc00:dead:beef:4dad::7', 'fc00:dead:beef:4dad::9']}, {'sshd': []}]\n";
+        let jails = jails(answer).unwrap();
+        assert_eq!(
+            jails.iter().map(|(jail, held)| (jail.as_str(), held.len())).collect::<Vec<_>>(),
+            [("dovecot-circuit", 2), ("sshd", 0)]
+        );
+        assert_eq!(super::jails("[]\n").unwrap(), []);
+        assert!(super::jails("ERROR").is_err());
     }
 
     #[test]
