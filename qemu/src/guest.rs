@@ -29,8 +29,7 @@ const fn bad(name: &'static str, text: &'static str) -> Badness {
 }
 
 /// The kernel waits for itself before there is any program: an emulated processor has lost its timer (rcu then tells of
-/// a "possible timer handling issue"), which was seen once in some hundred starts, on a computer that was itself stopped
-/// for most of the time.
+/// a "possible timer handling issue"), which was seen once in some hundred starts.
 pub(crate) const STUCK: &str = "a lost timer";
 
 /// Signs that the guest will not come up.

@@ -205,7 +205,7 @@ impl Machine {
     ///
     /// # Errors
     /// When QEMU does not end in time.
-    pub fn cut_power(mut self, deadline: Deadline) -> Result<()> {
+    pub fn cut_power(&mut self, deadline: Deadline) -> Result<()> {
         self.process.kill();
         // That waited for the wrapper, which may be gone before QEMU is.
         self.console.wait_closed(deadline)
@@ -249,13 +249,10 @@ impl Machine {
     }
 
     /// What is known of a fault of the emulator's own, which says nothing about the guest: the last words of one that
-    /// ended (a failed assertion in QEMU), or the kernel's about a processor without a timer; that machine is ended.
+    /// ended (a failed assertion in QEMU), or the kernel's about a processor without a timer.
     #[must_use]
     pub fn crashed(&mut self) -> Option<String> {
         if let Some(Error::Lost { name: guest::STUCK, line, .. }) = self.console.lost("") {
-            self.process.kill();
-            // As in `cut_power`; who finds the disk still taken says so.
-            let _ = self.console.wait_closed(Deadline::seconds(10));
             return Some(format!("{}: {line}", guest::STUCK));
         }
         self.process.end_story().filter(|story| story.contains("Assertion `"))

@@ -104,7 +104,7 @@ impl Appliance {
     }
 
     /// Cuts the power: QEMU is killed, and what the guest had not flushed is lost.
-    pub(crate) fn cut_power(self) -> anyhow::Result<Cold> {
+    pub(crate) fn cut_power(mut self) -> anyhow::Result<Cold> {
         self.machine.cut_power(Deadline::seconds(SCRIPT))?;
         Ok(Cold(self.origin))
     }
@@ -119,6 +119,8 @@ impl Appliance {
             let (Some(story), false) = (crash, self.settled) else { return Err(error.into()) };
             eprintln!("  the emulator is at fault and is started again: {story}");
             self.settled = true;
+            // One whose guest stands still is up, and has the disk.
+            self.machine.cut_power(Deadline::seconds(SCRIPT))?;
             self.machine = self.origin.machine()?;
             self.machine.wait_for(qemu::guest::LOGIN_PROMPT, deadline)?;
         }

@@ -291,6 +291,16 @@ fn test(
         filters,
         colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
+    let names = scenarios::names(&context);
+    let nowhere = |filter: &&String| !names.iter().any(|name| name.contains(filter.as_str()));
+    let unknown: Vec<_> = context.filters.iter().filter(nowhere).map(String::as_str).collect();
+    if !unknown.is_empty() {
+        eprintln!("no test is named like {}; the names are:", unknown.join(", "));
+        for name in &names {
+            eprintln!("  {name}");
+        }
+        return Ok(ExitCode::from(BAD_INPUT));
+    }
     if scenarios::wants_browser(&context) {
         let tree = space(&site, common, &plan, tools::BROWSER, &[&run_root])?;
         context.browser = Some(same_network(tree));
@@ -299,13 +309,6 @@ fn test(
     let mut stdout = std::io::stdout();
     let report = scenarios::run(&context, &mut stdout)?;
     stdout.flush()?;
-    if report.outcomes.is_empty() {
-        eprintln!("no test is named like that; the names are:");
-        for name in scenarios::names(&scenarios::Context { filters: Vec::new(), ..context }) {
-            eprintln!("  {name}");
-        }
-        return Ok(ExitCode::from(BAD_INPUT));
-    }
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 

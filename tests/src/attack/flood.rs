@@ -59,10 +59,10 @@ fn owner_works(state: &mut State) -> Verdict {
     let times = state.resident.appliance.read(&script)?;
     let (date, since) = times.trim().split_once('\n').context("two times were asked for")?;
     state.before = Some(after::Footprint::measure(state)?);
-    let spent = spent(&mut state.resident.appliance)?;
+    let earlier = spent(&mut state.resident.appliance)?;
     let site = state.site.as_ref().context("the services were never reached")?;
     let seen = assault(site, date)?;
-    let spent = shares(&spent, &self::spent(&mut state.resident.appliance)?);
+    let shares = shares(&earlier, &spent(&mut state.resident.appliance)?);
     let bans = held(&state.resident.appliance.read("cipolla bans --json")?)?;
     let banned = bans.iter().map(|(_, address)| address.parse()).collect::<Result<_, _>>()?;
     let journal = format!(
@@ -71,7 +71,7 @@ fn owner_works(state: &mut State) -> Verdict {
     let innocent = innocent(&state.resident.appliance.read(&journal)?);
     let (table, _) = work::compare(&seen.quiet, &seen.attacked);
     let file = state.resident.appliance.machine.run_dir().file("figures.txt");
-    fs_err::write(file, table + &summary(&seen.lives) + &spent)?;
+    fs_err::write(file, table + &summary(&seen.lives) + &shares)?;
     state.record = Some(Record { seen, banned, innocent });
     PASS
 }
@@ -244,8 +244,9 @@ fn summary(lives: &[Life]) -> String {
 
 /// The processor time that each service has taken, in microseconds (cgroups v2).
 fn spent(appliance: &mut Appliance) -> anyhow::Result<BTreeMap<String, u64>> {
+    // A service that ends meanwhile takes its file with it.
     let text =
-        appliance.read("cd /sys/fs/cgroup/system.slice && grep -H ^usage_usec */cpu.stat */*/cpu.stat")?;
+        appliance.read("cd /sys/fs/cgroup/system.slice && { grep -sH ^usage_usec */cpu.stat; true; }")?;
     let service = |line: &str| {
         let (service, rest) = line.split_once("/cpu.stat:usage_usec ")?;
         Some((service.to_owned(), rest.trim().parse().ok()?))

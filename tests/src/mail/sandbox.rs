@@ -224,7 +224,7 @@ fn owner_first(state: &mut State) -> Verdict {
     {
         return PASS;
     }
-    fail(weights)
+    fail(format!("the weights of what the owner waits for, and of the others: {weights:?}"))
 }
 
 fn fail2ban_watches(state: &mut State) -> Verdict {
