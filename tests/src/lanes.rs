@@ -58,6 +58,10 @@ pub(crate) struct Room {
 #[derive(Default)]
 struct Busy {
     queue: VecDeque<(usize, Box<dyn Runnable>)>,
+    /// What begins when nobody of the queue has still to be alone.
+    later: VecDeque<(usize, Box<dyn Runnable>)>,
+    /// How many of the queue have still to be alone.
+    shy: usize,
     /// Lanes that have not ended.
     lanes: usize,
     /// How many run beside each other.
@@ -72,22 +76,32 @@ impl Busy {
     fn is_quiet(&self) -> bool {
         !self.alone && self.beside == 0 && (self.queue.is_empty() || self.waiting == self.lanes)
     }
+
+    /// One less has still to be alone.
+    fn was_alone(&mut self) {
+        self.shy -= 1;
+        if self.shy == 0 {
+            self.queue.append(&mut self.later);
+        }
+    }
 }
 
 impl Room {
     /// The next scenario and its place, as soon as nobody is alone; nothing if all have begun.
-    fn next(&self) -> Option<(usize, Box<dyn Runnable>, Place<'_>)> {
-        let mut busy = self.wait_while(|busy| busy.alone);
+    fn next(&self, ctx: &Context) -> Option<(usize, Box<dyn Runnable>, Place<'_>)> {
+        let mut busy =
+            self.wait_while(|busy| busy.alone || (busy.queue.is_empty() && !busy.later.is_empty()));
         let (number, scenario) = busy.queue.pop_front()?;
         busy.beside += 1;
-        Some((number, scenario, Place { room: self, alone: false }))
+        let shy = busy.shy > 0 && scenario.wants_alone(ctx);
+        Some((number, scenario, Place { room: self, alone: false, shy }))
     }
 
     /// The place of a scenario that runs by itself.
     #[cfg(test)]
     pub(crate) fn place(&self) -> Place<'_> {
         lock(&self.busy).beside += 1;
-        Place { room: self, alone: false }
+        Place { room: self, alone: false, shy: false }
     }
 
     fn wait_while(&self, condition: impl Fn(&Busy) -> bool) -> MutexGuard<'_, Busy> {
@@ -110,6 +124,8 @@ impl Drop for Lane<'_> {
 pub(crate) struct Place<'r> {
     room: &'r Room,
     alone: bool,
+    /// Whether others stand back until it has been alone.
+    shy: bool,
 }
 
 impl Place<'_> {
@@ -127,8 +143,7 @@ impl Place<'_> {
         self.alone
     }
 
-    /// Waits until the others have come to their ends, those that have not begun as well: whoever is alone leaves cores
-    /// without work.
+    /// Waits until the others have come to their ends, those that have not begun as well, but for those that stand back.
     pub(crate) fn wait_alone(&mut self) {
         if self.alone {
             return;
@@ -150,6 +165,9 @@ impl Place<'_> {
             let mut busy = lock(&self.room.busy);
             busy.alone = false;
             busy.beside += 1;
+            if std::mem::take(&mut self.shy) {
+                busy.was_alone();
+            }
             drop(busy);
             self.room.changed.notify_all();
         }
@@ -159,29 +177,60 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.not_alone();
-        lock(&self.room.busy).beside -= 1;
+        let mut busy = lock(&self.room.busy);
+        busy.beside -= 1;
+        // It may have come to its end before.
+        if self.shy {
+            busy.was_alone();
+        }
+        drop(busy);
         self.room.changed.notify_all();
+    }
+}
+
+/// Scenarios in the order in which they begin.
+#[derive(Default)]
+pub(crate) struct Order {
+    /// Those that have to be alone, and what fills the other lanes until they are.
+    pub(crate) first: Vec<Box<dyn Runnable>>,
+    /// What begins after that.
+    pub(crate) later: Vec<Box<dyn Runnable>>,
+}
+
+impl Order {
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Runnable> {
+        self.first.iter().chain(&self.later).map(AsRef::as_ref)
     }
 }
 
 /// Runs scenarios in their order, as many at a time as the context says. The outcomes are in the order of the scenarios.
 pub(crate) fn run(
-    scenarios: Vec<Box<dyn Runnable>>,
+    order: Order,
     ctx: &Context,
     probe: &Probe,
     out: &mut (dyn Write + Send),
 ) -> Result<Report> {
     let selected =
         |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
-    let queue: VecDeque<_> = scenarios.into_iter().filter(|one| selected(one.as_ref())).enumerate().collect();
-    let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len()).unwrap_or(NonZeroUsize::MIN));
+    let mut numbers = 0..;
+    let mut begin = |all: Vec<Box<dyn Runnable>>| -> VecDeque<_> {
+        let wanted: Vec<_> = all.into_iter().filter(|one| selected(one.as_ref())).collect();
+        numbers.by_ref().zip(wanted).collect()
+    };
+    let (mut queue, mut later) = (begin(order.first), begin(order.later));
+    let shy = queue.iter().filter(|(_, one)| one.wants_alone(ctx)).count();
+    if shy == 0 {
+        queue.append(&mut later);
+    }
+    let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len() + later.len()).unwrap_or(NonZeroUsize::MIN));
     let ctx = &Context { lanes, ..ctx.clone() };
-    let busy = Mutex::new(Busy { queue, lanes: lanes.get(), ..Busy::default() });
+    let busy = Mutex::new(Busy { queue, later, shy, lanes: lanes.get(), ..Busy::default() });
     let room = &Room { busy, changed: Condvar::new() };
     let shared = Shared::new(out);
     let lane = || -> Result<Vec<(usize, Report)>> {
         let (mut done, _lane) = (Vec::new(), Lane(room));
-        while let Some((number, scenario, mut place)) = room.next() {
+        while let Some((number, scenario, mut place)) = room.next(ctx) {
             let mut report = Report::default();
             let mut voice = Voice { shared: &shared, many: lanes.get() > 1 };
             scenario.run(ctx, probe, &mut report, &mut voice, &mut place)?;
@@ -224,7 +273,8 @@ mod tests {
 
     struct Toy {
         name: &'static str,
-        alone: bool,
+        /// How many checks have run beside others when it is alone, if it has to be.
+        alone: Option<usize>,
     }
 
     /// How many checks have run beside others.
@@ -249,23 +299,27 @@ mod tests {
             let alone = self.alone;
             let run = move |(): &mut ()| {
                 RUNNING.fetch_add(1, Ordering::SeqCst);
-                if !alone {
+                let Some(wanted) = alone else {
                     MEET.wait();
                     BESIDE.fetch_add(1, Ordering::SeqCst);
                     return PASS;
-                }
+                };
                 std::thread::sleep(Duration::from_millis(20));
                 let others = RUNNING.load(Ordering::SeqCst) - 1;
-                // Also those that stand behind it.
+                // Also those that stand behind it, but none that stands back.
                 let before = BESIDE.load(Ordering::SeqCst);
-                if others == 0 && before == 4 { PASS } else { fail(format!("{others} run, {before} ran")) }
+                if others == 0 && before == wanted {
+                    PASS
+                } else {
+                    fail(format!("{others} run, {before} ran"))
+                }
             };
             let leave = move |(): &mut ()| {
                 RUNNING.fetch_sub(1, Ordering::SeqCst);
                 fail("so that there is something to say at the end")
             };
             let phase = Phase::of(vec![check("runs", &[], run), check("fails", &[], leave)]);
-            vec![if alone { phase.alone() } else { phase }]
+            vec![if alone.is_some() { phase.alone() } else { phase }]
         }
 
         fn evidence(&self, (): &mut ()) -> Vec<Evidence> {
@@ -279,14 +333,17 @@ mod tests {
 
     #[test]
     fn lanes_keep_the_order_and_leave_alone_what_wants_to_be() {
-        let names = ["one", "two", "three", "four", "five", "six"];
-        let toys = names.map(|name| (name, ["three", "four"].contains(&name)));
-        let toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>).into();
+        let names = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+        // The last one comes after the second two that meet.
+        let alone = [None, None, Some(4), Some(4), None, None, None, None, Some(6)];
+        let toys = names.into_iter().zip(alone);
+        let mut toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>);
+        let order = Order { first: toys.by_ref().take(6).collect(), later: toys.collect() };
         // Two of them stand still with those that wait to be alone, and two meet.
         let ctx = Context { lanes: 4.try_into().unwrap(), ..crate::runner::context() };
         let probe = Probe { accel: qemu::Accel::Tcg, why: String::new() };
         let mut out = Vec::new();
-        let report = run(toys, &ctx, &probe, &mut out).unwrap();
+        let report = run(order, &ctx, &probe, &mut out).unwrap();
         let runs: Vec<_> = report.outcomes.iter().filter(|one| one.check == "runs").collect();
         assert_eq!(runs.iter().map(|one| one.scenario.as_str()).collect::<Vec<_>>(), names);
         assert!(runs.iter().all(|one| one.problem.is_none()), "{runs:?}");

@@ -125,27 +125,33 @@ impl Context {
     }
 }
 
-/// Every scenario for the context's architecture, in the order of the run: those without a machine, then the longest
+/// Every scenario for the context's architecture. The flood of `attack` has to be alone: it comes as soon as the short ones
+/// beside it are done, and not at the end, so that nobody waits for what comes after it. Of the others the longest begin
 /// first, so that no lane is left with a long one at the end.
-fn scenarios(ctx: &Context) -> Vec<Box<dyn Runnable>> {
-    let mut all: Vec<Box<dyn Runnable>> = vec![Box::new(file::File)];
+fn scenarios(ctx: &Context) -> lanes::Order {
+    let mut order = lanes::Order {
+        first: vec![
+            Box::new(file::File),
+            Box::new(attack::Attack),
+            Box::new(firmware::FirmwareScenario::new(ctx.arch)),
+            Box::new(first_boot::WrongSettings),
+        ],
+        later: vec![
+            Box::new(exchange::Exchange),
+            Box::new(mail::Mail),
+            Box::new(power::Power),
+            Box::new(clock::Clock),
+            Box::new(building::Building),
+        ],
+    };
     if ctx.arch == Arch::Amd64 {
-        all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Bios)));
+        order.first.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Bios)));
     }
-    all.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
-    all.push(Box::new(lab_network::LabNetwork));
-    all.push(Box::new(browser::scenario::Driver));
-    all.push(Box::new(vantage::scenario::Scanners));
-    all.push(Box::new(exchange::Exchange));
-    all.push(Box::new(mail::Mail));
-    all.push(Box::new(power::Power));
-    all.push(Box::new(clock::Clock));
-    // Its second half comes when all others are done. What stands behind it takes as long as its first half.
-    all.push(Box::new(attack::Attack));
-    all.push(Box::new(firmware::FirmwareScenario::new(ctx.arch)));
-    all.push(Box::new(first_boot::WrongSettings));
-    all.push(Box::new(building::Building));
-    all
+    order.first.push(Box::new(grub_slots::GrubSlots::new(qemu::Firmware::Uefi)));
+    order.first.push(Box::new(lab_network::LabNetwork));
+    order.first.push(Box::new(browser::scenario::Driver));
+    order.first.push(Box::new(vantage::scenario::Scanners));
+    order
 }
 
 /// The names of all checks, as `scenario::check`.
@@ -167,7 +173,7 @@ pub fn wants_browser(ctx: &Context) -> bool {
 fn wanted(ctx: &Context, wants: impl Fn(&dyn Runnable) -> bool) -> bool {
     let selected =
         |one: &dyn Runnable| one.checks(ctx).iter().any(|(check, _)| ctx.selects(&one.name(), check));
-    scenarios(ctx).iter().any(|one| wants(one.as_ref()) && selected(one.as_ref()))
+    scenarios(ctx).iter().any(|one| wants(one) && selected(one))
 }
 
 /// What a person should know who reads how long things took.

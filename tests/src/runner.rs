@@ -23,6 +23,9 @@ pub(crate) trait Runnable: Send {
 
     fn wants_machine(&self) -> bool;
 
+    /// Whether a selected check has to be alone.
+    fn wants_alone(&self, ctx: &Context) -> bool;
+
     fn run(
         &self,
         ctx: &Context,
@@ -50,6 +53,13 @@ impl<T: Scenario + Send> Runnable for T {
 
     fn wants_machine(&self) -> bool {
         Scenario::wants_machine(self)
+    }
+
+    fn wants_alone(&self, ctx: &Context) -> bool {
+        let name = Scenario::name(self);
+        let phases = self.phases(ctx);
+        let mut checks = phases.iter().filter(|phase| phase.alone).flat_map(|phase| &phase.checks);
+        checks.any(|check| ctx.selects(&name, &check.name))
     }
 
     fn run(

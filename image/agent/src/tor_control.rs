@@ -91,6 +91,15 @@ pub fn standing() -> Result<Standing> {
     Standing::parse(&Conversation::open()?.ask(&format!("GETINFO {keys}"))?)
 }
 
+/// Lets Tor forget what it learnt about other onion services (`NEWNYM`, control-spec). Of a peer that lost its power it
+/// may know introduction points that lead nowhere, and it waits at each as long as a program lets it.
+///
+/// # Errors
+/// When Tor does not run or does not answer.
+pub fn forget_peers() -> Result<()> {
+    Conversation::open()?.ask("SIGNAL NEWNYM").map(drop)
+}
+
 /// Opens a conversation with the running Tor: where to write, and where to read.
 ///
 /// # Errors

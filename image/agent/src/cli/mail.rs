@@ -7,6 +7,7 @@ use super::Cli;
 use super::run::{confirm, need_root, print};
 use crate::commands::{alias, block, list, queue};
 use crate::machine::Machine;
+use crate::tor_control;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Mail {
@@ -136,7 +137,7 @@ pub(super) enum Queue {
         /// The message's name in the list.
         id: String,
     },
-    /// Try again now, instead of when it is due.
+    /// Try again now, instead of when it is due. Tor looks up where the peers are, as if for the first time.
     #[command(after_help = "Examples:\n  \
         cipolla queue retry                     # everything\n  \
         cipolla queue retry 4gC7Xk1b0zz9xQ")]
@@ -260,8 +261,16 @@ fn queue(cli: &Cli, command: &Queue, machine: &Machine<'_>) -> Result<()> {
             print(cli, &headers, &headers)
         }
         Queue::Retry { ids } => {
+            let forgotten = tor_control::forget_peers();
             queue::retry(machine, ids)?;
-            print(cli, ids, "Postfix tries again now; see: cipolla queue list")
+            let text = match forgotten {
+                Ok(()) => "Postfix tries again now, and Tor looks the peers up anew; see: cipolla queue list"
+                    .to_owned(),
+                Err(error) => {
+                    format!("Postfix tries again now, but Tor does not look the peers up anew: {error:#}")
+                }
+            };
+            print(cli, ids, &text)
         }
         Queue::Hold { ids } => {
             queue::hold(machine, ids)?;
