@@ -208,7 +208,7 @@ fn echoed(channel: &mut Channel, word: &str) -> anyhow::Result<String> {
 fn unknown_onion_is_not_found(state: &mut State) -> Verdict {
     let onion = "lbtgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztgmztmn5ad.onion";
     let door = Door::new(joined(&mut state.network()?.client)?.socks());
-    match door.connect("three", onion, PORT, Deadline::seconds(ONION)) {
+    match door.connect_once("three", onion, PORT, Deadline::seconds(ONION)) {
         Ok(_) => fail("Tor connected to a service that does not exist"),
         Err(error) if error.downcast_ref() == Some(&Refused::NOT_FOUND) => PASS,
         Err(error) => fail(format!("{error:#}")),

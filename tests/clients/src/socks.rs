@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use qemu::Deadline;
@@ -53,6 +54,12 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// How long a service that there is may be without a descriptor, in seconds.
+const NEW_DESCRIPTOR: u64 = 60;
+
+/// Until Tor is asked again. (It asks a directory that had nothing only once in five seconds, with `TestingTorNetwork`.)
+const AGAIN: Duration = Duration::from_millis(500);
+
 impl Door {
     /// The Unix socket of a `SocksPort`.
     #[must_use]
@@ -63,9 +70,39 @@ impl Door {
     /// Connects to a port of an onion service. Connections with the same `circuit` name may share a circuit;
     /// those with different names never do, so to the service they are different clients.
     ///
+    /// A service whose descriptor is not found is looked for once more, for as long as a new descriptor may take: a
+    /// service has a new one with each time period (rend-spec-v3, [TIME-PERIODS]), in other directories, and in a private
+    /// network a period lasts some minutes.
+    ///
     /// # Errors
     /// [`Refused`] if Tor says no.
     pub fn connect(
+        &self,
+        circuit: &str,
+        onion: &str,
+        port: u16,
+        deadline: Deadline,
+    ) -> anyhow::Result<Channel> {
+        let patience = Deadline::seconds(NEW_DESCRIPTOR);
+        loop {
+            match self.connect_once(circuit, onion, port, deadline) {
+                Err(error)
+                    if error.downcast_ref() == Some(&Refused::NOT_FOUND)
+                        && patience.left().is_some()
+                        && deadline.left().is_some() =>
+                {
+                    std::thread::sleep(AGAIN);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// As [`Door::connect`], with Tor's first answer, whatever it is.
+    ///
+    /// # Errors
+    /// As [`Door::connect`].
+    pub fn connect_once(
         &self,
         circuit: &str,
         onion: &str,
@@ -93,11 +130,8 @@ impl Door {
         deadline: Deadline,
     ) -> anyhow::Result<Channel> {
         loop {
-            match self.connect(circuit, onion, port, deadline) {
-                Err(error) if error.is::<Refused>() && deadline.left().is_some() => {
-                    // Tor asks a directory that had nothing only once in five seconds (TestingTorNetwork).
-                    std::thread::sleep(std::time::Duration::from_millis(500));
-                }
+            match self.connect_once(circuit, onion, port, deadline) {
+                Err(error) if error.is::<Refused>() && deadline.left().is_some() => std::thread::sleep(AGAIN),
                 answer => return answer,
             }
         }

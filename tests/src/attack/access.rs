@@ -29,7 +29,7 @@ pub(super) fn checks() -> Vec<Check<State>> {
 fn banner(state: &State, circuit: &str, deadline: Deadline) -> anyhow::Result<Result<String, Refused>> {
     let site = state.site()?;
     loop {
-        match site.door.connect(circuit, &site.admin, 22, deadline) {
+        match site.door.connect_once(circuit, &site.admin, 22, deadline) {
             Ok(channel) => return Ok(Ok(Talk::new(channel).line()?)),
             Err(error) => match error.downcast_ref::<Refused>().copied() {
                 Some(refused @ (Refused::NO_KEY | Refused::WRONG_KEY)) => return Ok(Err(refused)),

@@ -27,7 +27,7 @@ fn webmail_only(state: &mut State) -> Verdict {
         // Every time a new circuit: an old one may have been made for the ports of before.
         let open = (0_u32..).find_map(|number| {
             let circuit = format!("webmail-only {port} {number}");
-            match site.door.connect(&circuit, &site.client, port, Deadline::seconds(ONION)) {
+            match site.door.connect_once(&circuit, &site.client, port, Deadline::seconds(ONION)) {
                 Err(error) if error.is::<Refused>() => Some(None),
                 Err(error) => Some(Some(format!("port {port}: {error:#}"))),
                 Ok(_) if deadline.left().is_none() => Some(Some(format!("port {port} is open"))),
