@@ -27,6 +27,23 @@ pub fn slowness() -> f64 {
     factor(slowest)
 }
 
+/// How long a processor of this computer has stood still, on the average of all, because the machine that the computer
+/// itself runs in gave the time to others (`proc_stat(5)`, `steal`); no time at all where nobody says. The difference
+/// of two calls is what a measurement between them took for no fault of what was measured.
+#[must_use]
+pub fn stolen() -> Duration {
+    fs_err::read_to_string("/proc/stat").ok().and_then(|stat| stolen_by(&stat)).unwrap_or_default()
+}
+
+fn stolen_by(stat: &str) -> Option<Duration> {
+    /// Of the clock that the kernel counts by for programs (`USER_HZ`).
+    const TICK: Duration = Duration::from_millis(10);
+    let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks = all.split_whitespace().nth(7)?.parse().ok()?;
+    let processors = stat.lines().filter(|line| line.starts_with("cpu")).count() - 1;
+    TICK.checked_mul(ticks)?.checked_div(u32::try_from(processors).ok()?)
+}
+
 fn factor(took: Duration) -> f64 {
     (took.as_secs_f64() / EXPECTED.as_secs_f64()).clamp(1.0, MOST)
 }
@@ -59,5 +76,14 @@ mod tests {
         let rounded = |millis| (factor(Duration::from_millis(millis)) * 10.0).round();
         assert_eq!([1, 640, 1600, 60_000].map(rounded), [10.0, 10.0, 25.0, 40.0]);
         assert!((1.0..=MOST).contains(&slowness()));
+    }
+
+    #[test]
+    fn stolen_time_is_that_of_one_processor() {
+        let stat = "cpu  100 0 50 900 4 0 3 250 0 0\ncpu0 50 0 25 450 2 0 2 150 0 0\n\
+                    cpu1 50 0 25 450 2 0 1 100 0 0\nintr 12\n";
+        assert_eq!(stolen_by(stat), Some(Duration::from_millis(1250)));
+        assert_eq!(stolen_by("cpu  1 2 3\ncpu0 1 2 3\n"), None);
+        assert_eq!(stolen_by("cpu  1 0 1 1 1 0 1 1 0 0\n"), None);
     }
 }

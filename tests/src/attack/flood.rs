@@ -60,8 +60,14 @@ fn owner_works(state: &mut State) -> Verdict {
     let (date, since) = times.trim().split_once('\n').context("two times were asked for")?;
     state.before = Some(after::Footprint::measure(state)?);
     let earlier = spent(&mut state.resident.appliance)?;
+    let (since_when, stolen) = (Instant::now(), qemu::stolen());
     let site = state.site.as_ref().context("the services were never reached")?;
     let seen = assault(site, date)?;
+    let others = format!(
+        "others had {:.1} s of each of this computer's processors, of {:.1} s\n",
+        qemu::stolen().saturating_sub(stolen).as_secs_f64(),
+        since_when.elapsed().as_secs_f64()
+    );
     let shares = shares(&earlier, &spent(&mut state.resident.appliance)?);
     let bans = held(&state.resident.appliance.read("cipolla bans --json")?)?;
     let banned = bans.iter().map(|(_, address)| address.parse()).collect::<Result<_, _>>()?;
@@ -71,7 +77,7 @@ fn owner_works(state: &mut State) -> Verdict {
     let innocent = innocent(&state.resident.appliance.read(&journal)?);
     let (table, _) = work::compare(&seen.quiet, &seen.attacked);
     let file = state.resident.appliance.machine.run_dir().file("figures.txt");
-    fs_err::write(file, table + &summary(&seen.lives) + &shares)?;
+    fs_err::write(file, table + &others + &summary(&seen.lives) + &shares)?;
     state.record = Some(Record { seen, banned, innocent });
     PASS
 }

@@ -43,15 +43,17 @@ impl Piece {
     }
 }
 
-/// How long pieces of work took.
+/// How long pieces of work took, without the time in which this computer itself stood still ([`qemu::stolen`]): where
+/// others have more of its processors during the attack than before, that is not the attack.
 #[derive(Debug, Default)]
 pub(super) struct Times(BTreeMap<Piece, Vec<Duration>>);
 
 impl Times {
     fn take<T>(&mut self, piece: Piece, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let since = Instant::now();
+        let (since, stolen) = (Instant::now(), qemu::stolen());
         let done = work()?;
-        self.0.entry(piece).or_default().push(since.elapsed());
+        let took = since.elapsed().saturating_sub(qemu::stolen().saturating_sub(stolen));
+        self.0.entry(piece).or_default().push(took);
         Ok(done)
     }
 
