@@ -58,10 +58,10 @@ pub(crate) struct Room {
 #[derive(Default)]
 struct Busy {
     queue: VecDeque<(usize, Box<dyn Runnable>)>,
-    /// What begins when nobody of the queue has still to be alone.
+    /// What begins once `awaited` is none.
     later: VecDeque<(usize, Box<dyn Runnable>)>,
-    /// How many of the queue have still to be alone.
-    shy: usize,
+    /// How many scenarios have still to be alone before `later` begins.
+    awaited: usize,
     /// Lanes that have not ended.
     lanes: usize,
     /// How many run beside each other.
@@ -72,15 +72,16 @@ struct Busy {
 }
 
 impl Busy {
-    /// Whether somebody may be alone now: nobody runs, and nobody will begin, for every lane waits or nothing is left.
+    /// Whether somebody may be alone now: nobody runs, and nobody will begin, for every lane waits or nothing is left
+    /// but what begins later.
     fn is_quiet(&self) -> bool {
         !self.alone && self.beside == 0 && (self.queue.is_empty() || self.waiting == self.lanes)
     }
 
     /// One less has still to be alone.
     fn was_alone(&mut self) {
-        self.shy -= 1;
-        if self.shy == 0 {
+        self.awaited -= 1;
+        if self.awaited == 0 {
             self.queue.append(&mut self.later);
         }
     }
@@ -93,15 +94,15 @@ impl Room {
             self.wait_while(|busy| busy.alone || (busy.queue.is_empty() && !busy.later.is_empty()));
         let (number, scenario) = busy.queue.pop_front()?;
         busy.beside += 1;
-        let shy = busy.shy > 0 && scenario.wants_alone(ctx);
-        Some((number, scenario, Place { room: self, alone: false, shy }))
+        let awaited = busy.awaited > 0 && scenario.wants_alone(ctx);
+        Some((number, scenario, Place { room: self, alone: false, awaited }))
     }
 
     /// The place of a scenario that runs by itself.
     #[cfg(test)]
     pub(crate) fn place(&self) -> Place<'_> {
         lock(&self.busy).beside += 1;
-        Place { room: self, alone: false, shy: false }
+        Place { room: self, alone: false, awaited: false }
     }
 
     fn wait_while(&self, condition: impl Fn(&Busy) -> bool) -> MutexGuard<'_, Busy> {
@@ -124,8 +125,8 @@ impl Drop for Lane<'_> {
 pub(crate) struct Place<'r> {
     room: &'r Room,
     alone: bool,
-    /// Whether others stand back until it has been alone.
-    shy: bool,
+    /// Whether what begins later waits until it has been alone.
+    awaited: bool,
 }
 
 impl Place<'_> {
@@ -143,7 +144,7 @@ impl Place<'_> {
         self.alone
     }
 
-    /// Waits until the others have come to their ends, those that have not begun as well, but for those that stand back.
+    /// Waits until the others have come to their ends, those that have not begun as well, but for what begins later.
     pub(crate) fn wait_alone(&mut self) {
         if self.alone {
             return;
@@ -165,7 +166,7 @@ impl Place<'_> {
             let mut busy = lock(&self.room.busy);
             busy.alone = false;
             busy.beside += 1;
-            if std::mem::take(&mut self.shy) {
+            if std::mem::take(&mut self.awaited) {
                 busy.was_alone();
             }
             drop(busy);
@@ -180,7 +181,7 @@ impl Drop for Place<'_> {
         let mut busy = lock(&self.room.busy);
         busy.beside -= 1;
         // It may have come to its end before.
-        if self.shy {
+        if self.awaited {
             busy.was_alone();
         }
         drop(busy);
@@ -189,7 +190,6 @@ impl Drop for Place<'_> {
 }
 
 /// Scenarios in the order in which they begin.
-#[derive(Default)]
 pub(crate) struct Order {
     /// Those that have to be alone, and what fills the other lanes until they are.
     pub(crate) first: Vec<Box<dyn Runnable>>,
@@ -219,13 +219,13 @@ pub(crate) fn run(
         numbers.by_ref().zip(wanted).collect()
     };
     let (mut queue, mut later) = (begin(order.first), begin(order.later));
-    let shy = queue.iter().filter(|(_, one)| one.wants_alone(ctx)).count();
-    if shy == 0 {
+    let awaited = queue.iter().filter(|(_, one)| one.wants_alone(ctx)).count();
+    if awaited == 0 {
         queue.append(&mut later);
     }
     let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len() + later.len()).unwrap_or(NonZeroUsize::MIN));
     let ctx = &Context { lanes, ..ctx.clone() };
-    let busy = Mutex::new(Busy { queue, later, shy, lanes: lanes.get(), ..Busy::default() });
+    let busy = Mutex::new(Busy { queue, later, awaited, lanes: lanes.get(), ..Busy::default() });
     let room = &Room { busy, changed: Condvar::new() };
     let shared = Shared::new(out);
     let lane = || -> Result<Vec<(usize, Report)>> {
@@ -306,7 +306,7 @@ mod tests {
                 };
                 std::thread::sleep(Duration::from_millis(20));
                 let others = RUNNING.load(Ordering::SeqCst) - 1;
-                // Also those that stand behind it, but none that stands back.
+                // Also those that stand behind it, but none of those that begin later.
                 let before = BESIDE.load(Ordering::SeqCst);
                 if others == 0 && before == wanted {
                     PASS

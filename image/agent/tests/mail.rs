@@ -181,8 +181,12 @@ fn the_queue_is_looked_after() {
     let id = "4gC7Xk1b0zz9xQ";
     assert_eq!(queue::list(&machine).unwrap()[0].id, id);
     assert_eq!(queue::show(&machine, id).unwrap(), "Subject: ?[2Jhello\n");
-    queue::retry(&machine, &[]).unwrap();
-    queue::retry(&machine, &names(&[id])).unwrap();
+    let mut looked = 0;
+    queue::retry(&machine, &[], || looked += 1).unwrap();
+    queue::retry(&machine, &names(&[id]), || looked += 1).unwrap();
+    assert_eq!(looked, 2);
+    queue::retry(&machine, &names(&["4gC7Xk1b0zz9xX"]), || looked += 1).unwrap_err();
+    assert_eq!(looked, 2, "one wrong name, and nothing is done");
     queue::hold(&machine, &names(&[id])).unwrap();
     queue::release(&machine, &names(&[id])).unwrap();
     queue::delete(&machine, &names(&[id])).unwrap();

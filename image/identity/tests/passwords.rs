@@ -16,7 +16,8 @@ fn rng(seed: u8) -> ChaCha20Rng {
 /// What crypt(3) of this system makes of a password and an existing hash.
 fn crypt(password: &str, hash: &str) -> String {
     let output = Command::new("perl")
-        .args(["-e", "print crypt($ARGV[0], $ARGV[1])", password, hash])
+        // `--`: a password may begin with `-x`, which is also a switch of Perl's.
+        .args(["-e", "print crypt($ARGV[0], $ARGV[1])", "--", password, hash])
         .stdin(Stdio::null())
         .output()
         .expect("starting perl, which every Debian has");
@@ -47,6 +48,15 @@ proptest! {
         prop_assert!(!argon2_of_others::verify_encoded(phc, b"another").unwrap());
         prop_assert_eq!(dovecot::verify(&hash, &password), Ok(true));
         prop_assert_eq!(dovecot::verify(&hash, &format!("{password}x")), Ok(false));
+    }
+}
+
+#[test]
+fn a_password_may_look_like_a_switch() {
+    for password in ["-x", "-xz", "--", "-e1", "-h"] {
+        let line = htpasswd::line("aurelia", password, &mut rng(1)).unwrap();
+        let hash = line.strip_prefix("aurelia:").unwrap();
+        assert_eq!(crypt(password, hash), hash, "{password}");
     }
 }
 

@@ -70,9 +70,8 @@ impl Door {
     /// Connects to a port of an onion service. Connections with the same `circuit` name may share a circuit;
     /// those with different names never do, so to the service they are different clients.
     ///
-    /// A service whose descriptor is not found is looked for once more, for as long as a new descriptor may take: a
-    /// service has a new one with each time period (rend-spec-v3, [TIME-PERIODS]), in other directories, and in a private
-    /// network a period lasts some minutes.
+    /// Where the service's descriptor is not found, asks again, for as long as a new one may take: a service has a new one
+    /// with each time period (rend-spec-v3), in other directories, and in a private network a period lasts some minutes.
     ///
     /// # Errors
     /// [`Refused`] if Tor says no.
@@ -84,18 +83,8 @@ impl Door {
         deadline: Deadline,
     ) -> anyhow::Result<Channel> {
         let patience = Deadline::seconds(NEW_DESCRIPTOR);
-        loop {
-            match self.connect_once(circuit, onion, port, deadline) {
-                Err(error)
-                    if error.downcast_ref() == Some(&Refused::NOT_FOUND)
-                        && patience.left().is_some()
-                        && deadline.left().is_some() =>
-                {
-                    std::thread::sleep(AGAIN);
-                }
-                answer => return answer,
-            }
-        }
+        let again = |refused| refused == Refused::NOT_FOUND && patience.left().is_some();
+        self.connect_while(again, circuit, onion, port, deadline)
     }
 
     /// As [`Door::connect`], with Tor's first answer, whatever it is.
@@ -129,11 +118,25 @@ impl Door {
         port: u16,
         deadline: Deadline,
     ) -> anyhow::Result<Channel> {
+        self.connect_while(|_| true, circuit, onion, port, deadline)
+    }
+
+    /// Asks until Tor agrees, the time is up or the refusal is not one after which to ask `again`.
+    fn connect_while(
+        &self,
+        again: impl Fn(Refused) -> bool,
+        circuit: &str,
+        onion: &str,
+        port: u16,
+        deadline: Deadline,
+    ) -> anyhow::Result<Channel> {
         loop {
-            match self.connect_once(circuit, onion, port, deadline) {
-                Err(error) if error.is::<Refused>() && deadline.left().is_some() => std::thread::sleep(AGAIN),
-                answer => return answer,
+            let answer = self.connect_once(circuit, onion, port, deadline);
+            let refused = answer.as_ref().err().and_then(|error| error.downcast_ref().copied());
+            if deadline.left().is_none() || !refused.is_some_and(&again) {
+                return answer;
             }
+            std::thread::sleep(AGAIN);
         }
     }
 }
@@ -177,6 +180,8 @@ fn bytes<const N: usize>(wire: &mut impl Read) -> anyhow::Result<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     /// What the client sends when Tor answers `answers`.
@@ -203,5 +208,47 @@ mod tests {
         let error = greeted(&[5, 2, 1, 0, 5, 0xf4, 0, 1]).0.unwrap_err();
         assert_eq!(error.downcast_ref(), Some(&Refused::NO_KEY));
         assert_eq!(error.to_string(), "client authorization is missing (SOCKS reply 0xf4)");
+    }
+
+    /// What [`Door::connect`] comes to when Tor answers so, one after the other, and how many it used.
+    fn asked(replies: &[u8]) -> (anyhow::Result<Channel>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socks");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::scope(|scope| {
+            let tor = scope.spawn(move || {
+                let mut used = 0;
+                for (reply, stream) in replies.iter().zip(listener.incoming()) {
+                    let mut stream = stream.unwrap();
+                    // As `greet` speaks: a greeting, a name, a request for `x.onion`.
+                    for (length, answer) in [(3, &[5, 2][..]), (7, &[1, 0]), (14, &[5, *reply, 0, 1])] {
+                        stream.read_exact(&mut vec![0; length]).unwrap();
+                        stream.write_all(answer).unwrap();
+                    }
+                    used += 1;
+                    match *reply {
+                        // A refused client has read enough and is gone; the other reads the address.
+                        0 => stream.write_all(&[0; 6]).unwrap(),
+                        reply if reply == Refused::NOT_FOUND.0 => continue,
+                        _ => {}
+                    }
+                    break;
+                }
+                used
+            });
+            let answer = Door::new(socket).connect("one", "x.onion", 25, Deadline::seconds(30));
+            (answer, tor.join().unwrap())
+        })
+    }
+
+    #[test]
+    fn only_a_descriptor_that_is_not_found_is_asked_for_again() {
+        let not_found = Refused::NOT_FOUND.0;
+        let (answer, used) = asked(&[not_found, not_found, 0]);
+        answer.unwrap();
+        assert_eq!(used, 3);
+        let (answer, used) = asked(&[Refused::NO_KEY.0, 0]);
+        assert_eq!(answer.err().unwrap().downcast_ref(), Some(&Refused::NO_KEY));
+        assert_eq!(used, 1);
     }
 }

@@ -1,11 +1,12 @@
 //! The owner's own password, among guesses at it from those who leave each circuit before it is banned.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure};
 use qemu::Deadline;
 
+use super::work::timed;
 use super::{CAREFUL, State};
 use crate::check::{PASS, Verdict, fail};
 use crate::site::{DIALOGUE, Site};
@@ -48,10 +49,9 @@ pub(super) fn heard_among_guesses(state: &mut State) -> Verdict {
     let mut login = || -> anyhow::Result<Duration> {
         resident.appliance.read("doveadm auth cache flush")?;
         let (mut imap, _) = site.imap("quiet owner")?;
-        let since = Instant::now();
-        let answer = imap.login(&site.at("ada"), &site.password)?;
+        let (answer, took) = timed(|| imap.login(&site.at("ada"), &site.password))?;
         ensure!(answer.agreed(), "{}", answer.text);
-        Ok(since.elapsed())
+        Ok(took)
     };
     let mut quiet = (0..LOGINS).map(|_| login()).collect::<anyhow::Result<Vec<_>>>()?;
     let (guesses, stop) = (&AtomicUsize::new(0), &AtomicBool::new(false));

@@ -43,16 +43,21 @@ impl Piece {
     }
 }
 
-/// How long pieces of work took, without the time in which this computer itself stood still ([`qemu::stolen`]): where
-/// others have more of its processors during the attack than before, that is not the attack.
+/// What a piece of work comes to and how long it takes, without the time in which this computer itself stood still
+/// ([`qemu::stolen`]): where others have more of its processors during the attack than before, that is not the attack.
+pub(super) fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
+    let (since, stolen) = (Instant::now(), qemu::stolen());
+    let done = work()?;
+    Ok((done, since.elapsed().saturating_sub(qemu::stolen().saturating_sub(stolen))))
+}
+
+/// How long pieces of work took.
 #[derive(Debug, Default)]
 pub(super) struct Times(BTreeMap<Piece, Vec<Duration>>);
 
 impl Times {
     fn take<T>(&mut self, piece: Piece, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let (since, stolen) = (Instant::now(), qemu::stolen());
-        let done = work()?;
-        let took = since.elapsed().saturating_sub(qemu::stolen().saturating_sub(stolen));
+        let (done, took) = timed(work)?;
         self.0.entry(piece).or_default().push(took);
         Ok(done)
     }

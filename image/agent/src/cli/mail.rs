@@ -261,16 +261,12 @@ fn queue(cli: &Cli, command: &Queue, machine: &Machine<'_>) -> Result<()> {
             print(cli, &headers, &headers)
         }
         Queue::Retry { ids } => {
-            let forgotten = tor_control::forget_peers();
-            queue::retry(machine, ids)?;
-            let text = match forgotten {
-                Ok(()) => "Postfix tries again now, and Tor looks the peers up anew; see: cipolla queue list"
-                    .to_owned(),
-                Err(error) => {
-                    format!("Postfix tries again now, but Tor does not look the peers up anew: {error:#}")
+            queue::retry(machine, ids, || {
+                if let Err(error) = tor_control::forget_peers() {
+                    eprintln!("cipolla: Tor does not look the peers up anew: {error:#}; see: cipolla status");
                 }
-            };
-            print(cli, ids, &text)
+            })?;
+            print(cli, ids, "Postfix tries again now; see: cipolla queue list")
         }
         Queue::Hold { ids } => {
             queue::hold(machine, ids)?;

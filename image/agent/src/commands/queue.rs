@@ -138,15 +138,18 @@ pub fn show(machine: &Machine<'_>, id: &str) -> Result<String> {
     Ok(printable(&run(machine, &["postcat", "-qh", id])?))
 }
 
-/// Tries again to deliver these messages, or all.
+/// Tries again to deliver these messages, or all. What is to be done before, `first`, is only done if the messages are
+/// there.
 ///
 /// # Errors
 /// When there is no such message.
-pub fn retry(machine: &Machine<'_>, wanted: &[String]) -> Result<()> {
+pub fn retry(machine: &Machine<'_>, wanted: &[String], first: impl FnOnce()) -> Result<()> {
+    let ids = ids(machine, wanted)?;
+    first();
     if wanted.is_empty() {
         run(machine, &["postqueue", "-f"])?;
     }
-    ids(machine, wanted)?.iter().try_for_each(|id| run(machine, &["postqueue", "-i", id]).map(drop))
+    ids.iter().try_for_each(|id| run(machine, &["postqueue", "-i", id]).map(drop))
 }
 
 /// Keeps messages until they are released.

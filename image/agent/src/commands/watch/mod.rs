@@ -24,7 +24,7 @@ use crate::fs::{Access, Fs, Replace, atomic};
 use crate::handover;
 use crate::machine::Machine;
 use crate::paths;
-use crate::tor_control::Conversation;
+use crate::tor_control::{self, Conversation};
 use plan::{Memory, Seen, Step};
 
 /// Plans by the clock, too: when to try a waiting message again.
@@ -134,9 +134,8 @@ pub fn act(
 fn take(machine: &Machine<'_>, step: Step) -> Result<()> {
     match step {
         Step::Refresh => {
-            let mut tor = Conversation::open()?;
-            tor.ask("SIGNAL RELOAD")?;
-            tor.ask("SIGNAL NEWNYM")?;
+            Conversation::open()?.ask("SIGNAL RELOAD")?;
+            tor_control::forget_peers()?;
         }
         Step::Resume => {
             systemctl(machine, "try-reload-or-restart", TOR)?;
