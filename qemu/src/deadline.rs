@@ -3,13 +3,18 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::stolen;
+
 /// How many times longer than written [`Deadline::seconds`] waits in this process.
 static LONGER: OnceLock<f64> = OnceLock::new();
 
-/// When a wait gives up. Copied into every step of a longer wait, so that the steps share one limit.
+/// When a wait gives up. Copied into every step of a longer wait, so that the steps share one limit. Time in which this
+/// computer's processors were given to others does not count.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     start: Instant,
+    /// [`stolen`] at the start.
+    stolen: Duration,
     limit: Duration,
 }
 
@@ -17,7 +22,7 @@ impl Deadline {
     /// Starts now and ends after `limit`.
     #[must_use]
     pub fn after(limit: Duration) -> Self {
-        Self { start: Instant::now(), limit }
+        Self { start: Instant::now(), stolen: stolen(), limit }
     }
 
     /// Starts now and ends after so many seconds, on a computer of the speed that limits are written for; later on one
@@ -36,10 +41,11 @@ impl Deadline {
     /// What is left; `None` once it has passed.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
-        self.limit.checked_sub(self.start.elapsed()).filter(|left| !left.is_zero())
+        let lost = stolen().saturating_sub(self.stolen);
+        self.limit.checked_sub(self.start.elapsed().saturating_sub(lost)).filter(|left| !left.is_zero())
     }
 
-    /// How long the wait has taken so far.
+    /// How long the wait has taken so far, by the clock on the wall.
     #[must_use]
     pub fn waited(&self) -> Duration {
         self.start.elapsed()

@@ -54,8 +54,8 @@ impl Scenario for Building {
         "the builder itself: users, interrupts, kills".into()
     }
 
-    fn wants_machine(&self) -> bool {
-        false
+    fn machines(&self) -> usize {
+        0
     }
 
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<Site> {

@@ -117,9 +117,9 @@ pub(crate) trait Scenario {
         false
     }
 
-    /// Whether it starts a machine of the image's architecture, and so has to know what can run one.
-    fn wants_machine(&self) -> bool {
-        true
+    /// How many machines of the image's architecture it has up at a time.
+    fn machines(&self) -> usize {
+        1
     }
 
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Self::State>;

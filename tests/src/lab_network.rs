@@ -53,8 +53,8 @@ impl Scenario for LabNetwork {
         "the private Tor network of the tests, without machines".into()
     }
 
-    fn wants_machine(&self) -> bool {
-        false
+    fn machines(&self) -> usize {
+        0
     }
 
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<State> {

@@ -64,7 +64,9 @@ struct Busy {
     awaited: usize,
     /// Lanes that have not ended.
     lanes: usize,
-    /// How many run beside each other.
+    /// How many machines may be up at a time.
+    most: usize,
+    /// Shares ([`share`]) of those that run beside each other.
     beside: usize,
     /// How many wait to be alone.
     waiting: usize,
@@ -78,6 +80,12 @@ impl Busy {
         !self.alone && self.beside == 0 && (self.queue.is_empty() || self.waiting == self.lanes)
     }
 
+    /// The first that there is room for beside those that run. Where nobody runs there is room for any.
+    fn fitting(&self) -> Option<usize> {
+        let fits = |one: &dyn Runnable| self.beside == 0 || self.beside + share(one) <= self.most;
+        self.queue.iter().position(|(_, one)| fits(one.as_ref()))
+    }
+
     /// One less has still to be alone.
     fn was_alone(&mut self) {
         self.awaited -= 1;
@@ -88,27 +96,39 @@ impl Busy {
 }
 
 impl Room {
-    /// The next scenario and its place, as soon as nobody is alone; nothing if all have begun.
+    /// The next scenario that there is room for, and its place, as soon as nobody is alone; nothing if all have begun.
     fn next(&self, ctx: &Context) -> Option<(usize, Box<dyn Runnable>, Place<'_>)> {
-        let mut busy =
-            self.wait_while(|busy| busy.alone || (busy.queue.is_empty() && !busy.later.is_empty()));
-        let (number, scenario) = busy.queue.pop_front()?;
-        busy.beside += 1;
+        let mut busy = self.wait_while(|busy| {
+            let all_begun = busy.queue.is_empty() && busy.later.is_empty();
+            busy.alone || (busy.fitting().is_none() && !all_begun)
+        });
+        let place = busy.fitting()?;
+        let (number, scenario) = busy.queue.remove(place)?;
+        let share = share(scenario.as_ref());
+        busy.beside += share;
         let awaited = busy.awaited > 0 && scenario.wants_alone(ctx);
-        Some((number, scenario, Place { room: self, alone: false, awaited }))
+        drop(busy);
+        // The last one began: lanes that had no room for it have nothing to wait for.
+        self.changed.notify_all();
+        Some((number, scenario, Place { room: self, share, alone: false, awaited }))
     }
 
     /// The place of a scenario that runs by itself.
     #[cfg(test)]
     pub(crate) fn place(&self) -> Place<'_> {
         lock(&self.busy).beside += 1;
-        Place { room: self, alone: false, awaited: false }
+        Place { room: self, share: 1, alone: false, awaited: false }
     }
 
     fn wait_while(&self, condition: impl Fn(&Busy) -> bool) -> MutexGuard<'_, Busy> {
         let busy = lock(&self.busy);
         self.changed.wait_while(busy, |busy| condition(busy)).unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a scenario takes of what runs at a time: its machines. One without a machine keeps a processor busy as well.
+fn share(scenario: &dyn Runnable) -> usize {
+    scenario.machines().max(1)
 }
 
 /// A lane, until it ends, however it does.
@@ -124,6 +144,7 @@ impl Drop for Lane<'_> {
 /// A scenario's place among those that run: beside others, until it has to be alone.
 pub(crate) struct Place<'r> {
     room: &'r Room,
+    share: usize,
     alone: bool,
     /// Whether what begins later waits until it has been alone.
     awaited: bool,
@@ -134,12 +155,12 @@ impl Place<'_> {
     pub(crate) fn try_alone(&mut self) -> bool {
         if !self.alone {
             let mut busy = lock(&self.room.busy);
-            busy.beside -= 1;
+            busy.beside -= self.share;
             busy.waiting += 1;
             self.alone = busy.is_quiet();
             busy.alone |= self.alone;
             busy.waiting -= 1;
-            busy.beside += usize::from(!self.alone);
+            busy.beside += if self.alone { 0 } else { self.share };
         }
         self.alone
     }
@@ -150,7 +171,7 @@ impl Place<'_> {
             return;
         }
         let mut busy = lock(&self.room.busy);
-        busy.beside -= 1;
+        busy.beside -= self.share;
         busy.waiting += 1;
         drop(busy);
         self.room.changed.notify_all();
@@ -165,7 +186,7 @@ impl Place<'_> {
         if std::mem::take(&mut self.alone) {
             let mut busy = lock(&self.room.busy);
             busy.alone = false;
-            busy.beside += 1;
+            busy.beside += self.share;
             if std::mem::take(&mut self.awaited) {
                 busy.was_alone();
             }
@@ -179,7 +200,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.not_alone();
         let mut busy = lock(&self.room.busy);
-        busy.beside -= 1;
+        busy.beside -= self.share;
         // It may have come to its end before.
         if self.awaited {
             busy.was_alone();
@@ -204,7 +225,8 @@ impl Order {
     }
 }
 
-/// Runs scenarios in their order, as many at a time as the context says. The outcomes are in the order of the scenarios.
+/// Runs scenarios in their order, with as many machines up at a time as the context says; where the next would be too many,
+/// one behind it goes first. The outcomes are in the order of the scenarios.
 pub(crate) fn run(
     order: Order,
     ctx: &Context,
@@ -225,7 +247,8 @@ pub(crate) fn run(
     }
     let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len() + later.len()).unwrap_or(NonZeroUsize::MIN));
     let ctx = &Context { lanes, ..ctx.clone() };
-    let busy = Mutex::new(Busy { queue, later, awaited, lanes: lanes.get(), ..Busy::default() });
+    let busy =
+        Mutex::new(Busy { queue, later, awaited, most: lanes.get(), lanes: lanes.get(), ..Busy::default() });
     let room = &Room { busy, changed: Condvar::new() };
     let shared = Shared::new(out);
     let lane = || -> Result<Vec<(usize, Report)>> {
@@ -273,6 +296,7 @@ mod tests {
 
     struct Toy {
         name: &'static str,
+        machines: usize,
         /// How many checks have run beside others when it is alone, if it has to be.
         alone: Option<usize>,
     }
@@ -289,6 +313,10 @@ mod tests {
 
         fn about(&self) -> Cow<'static, str> {
             "a scenario without a machine".into()
+        }
+
+        fn machines(&self) -> usize {
+            self.machines
         }
 
         fn start(&self, _: &Context, _: &Probe) -> anyhow::Result<()> {
@@ -332,12 +360,28 @@ mod tests {
     }
 
     #[test]
+    fn there_is_room_for_so_many_machines() {
+        let toys = [2, 1, 0].map(|machines| Box::new(Toy { name: "toy", machines, alone: None }) as Box<_>);
+        let mut busy = Busy { queue: (0..).zip(toys).collect(), most: 3, ..Busy::default() };
+        let mut beside = |beside| {
+            busy.beside = beside;
+            busy.fitting()
+        };
+        assert_eq!([0, 1, 2, 3].map(&mut beside), [Some(0), Some(0), Some(1), None]);
+        // Nobody runs: too large a one is not waited with for ever.
+        busy.most = 1;
+        busy.beside = 0;
+        assert_eq!(busy.fitting(), Some(0));
+    }
+
+    #[test]
     fn lanes_keep_the_order_and_leave_alone_what_wants_to_be() {
         let names = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
         // The last one comes after the second two that meet.
         let alone = [None, None, Some(4), Some(4), None, None, None, None, Some(6)];
         let toys = names.into_iter().zip(alone);
-        let mut toys = toys.map(|(name, alone)| Box::new(Toy { name, alone }) as Box<dyn Runnable>);
+        let mut toys =
+            toys.map(|(name, alone)| Box::new(Toy { name, machines: 0, alone }) as Box<dyn Runnable>);
         let order = Order { first: toys.by_ref().take(6).collect(), later: toys.collect() };
         // Two of them stand still with those that wait to be alone, and two meet.
         let ctx = Context { lanes: 4.try_into().unwrap(), ..crate::runner::context() };

@@ -110,7 +110,7 @@ pub struct Context {
     pub writes: Option<PathBuf>,
     /// Leave machines up and say how to reach them.
     pub keep: bool,
-    /// How many scenarios run at a time.
+    /// How many machines are up at a time; a scenario without one counts for one.
     pub lanes: NonZeroUsize,
     /// Run only checks whose `scenario::check` contains one of these; all, where there is none.
     pub filters: Vec<String>,
@@ -193,7 +193,7 @@ pub fn run(ctx: &Context, out: &mut (dyn Write + Send)) -> std::io::Result<Repor
     let slowness = qemu::slowness();
     qemu::Deadline::lengthen(slowness);
     // (Also where no machine is wanted: browsers, scanners and Tor are waited for as well.)
-    let probe = if wanted(ctx, |one| one.wants_machine()) {
+    let probe = if wanted(ctx, |one| one.machines() > 0) {
         let probe = qemu::probe(&ctx.programs, ctx.arch, &ctx.run_root, &ctx.image);
         writeln!(out, "machines: {}; {}", probe.why, speed(slowness))?;
         probe

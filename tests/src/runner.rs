@@ -21,7 +21,7 @@ pub(crate) trait Runnable: Send {
 
     fn wants_browser(&self) -> bool;
 
-    fn wants_machine(&self) -> bool;
+    fn machines(&self) -> usize;
 
     /// Whether a selected check has to be alone.
     fn wants_alone(&self, ctx: &Context) -> bool;
@@ -51,8 +51,8 @@ impl<T: Scenario + Send> Runnable for T {
         Scenario::wants_browser(self)
     }
 
-    fn wants_machine(&self) -> bool {
-        Scenario::wants_machine(self)
+    fn machines(&self) -> usize {
+        Scenario::machines(self)
     }
 
     fn wants_alone(&self, ctx: &Context) -> bool {

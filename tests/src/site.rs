@@ -20,7 +20,7 @@ pub(crate) const PEER: &str = "6cx7sjpdtukjlquxhytwsbwzi5uoitgk5twn7z3ocu3foa7ip
 pub(crate) const ONION: u64 = 300;
 
 /// One dialogue, in seconds. Everything is emulated, and behind six relays on the same two cores.
-pub(crate) const DIALOGUE: u64 = 180;
+pub(crate) const DIALOGUE: u64 = 300;
 
 /// From 250 to the mailbox of the same machine, in seconds.
 pub(crate) const DELIVERY: u64 = 120;

@@ -116,8 +116,8 @@ pub(crate) enum Verb {
         /// Leave machines up after a scenario and say how to reach them.
         #[arg(long)]
         keep: bool,
-        /// How many scenarios run at a time; each has one or two machines of 1 GiB. [default: three for two cores,
-        /// at most 6]
+        /// How many machines of 1 GiB are up at a time; a scenario has one or two. [default: three for two cores, at
+        /// most 6]
         #[arg(long, value_name = "N")]
         lanes: Option<NonZeroUsize>,
     },

@@ -23,6 +23,8 @@ pub struct Door {
 pub struct Refused(pub u8);
 
 impl Refused {
+    /// Tor's word for all that has no other: also that its time is up (`SocksTimeout`, tor(1): two minutes).
+    pub const GENERAL: Self = Self(1);
     /// Nobody publishes such a service.
     pub const NOT_FOUND: Self = Self(0xf0);
     /// The service wants client authorization, and Tor has no key for it.
@@ -55,7 +57,10 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// How long a service that there is may be without a descriptor, in seconds.
-const NEW_DESCRIPTOR: u64 = 60;
+const NEW_DESCRIPTOR: u64 = 150;
+
+/// After so long a general failure is Tor's time that is up: no circuit was made, which says nothing of the service.
+const NO_CIRCUIT: Duration = Duration::from_secs(100);
 
 /// Until Tor is asked again. (It asks a directory that had nothing only once in five seconds, with `TestingTorNetwork`.)
 const AGAIN: Duration = Duration::from_millis(500);
@@ -72,6 +77,7 @@ impl Door {
     ///
     /// Where the service's descriptor is not found, asks again, for as long as a new one may take: a service has a new one
     /// with each time period (rend-spec-v3), in other directories, and in a private network a period lasts some minutes.
+    /// Asks once more where Tor made no circuit in its time, as happens on a computer that has no time for all of them.
     ///
     /// # Errors
     /// [`Refused`] if Tor says no.
@@ -83,7 +89,11 @@ impl Door {
         deadline: Deadline,
     ) -> anyhow::Result<Channel> {
         let patience = Deadline::seconds(NEW_DESCRIPTOR);
-        let again = |refused| refused == Refused::NOT_FOUND && patience.left().is_some();
+        let again = |refused| match refused {
+            Refused::NOT_FOUND => patience.left().is_some(),
+            Refused::GENERAL => (NO_CIRCUIT..NO_CIRCUIT * 2).contains(&patience.waited()),
+            _ => false,
+        };
         self.connect_while(again, circuit, onion, port, deadline)
     }
 

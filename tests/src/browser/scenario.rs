@@ -50,8 +50,8 @@ impl Scenario for Driver {
         true
     }
 
-    fn wants_machine(&self) -> bool {
-        false
+    fn machines(&self) -> usize {
+        0
     }
 
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<State> {

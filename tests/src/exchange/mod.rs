@@ -93,6 +93,10 @@ impl Scenario for Exchange {
         true
     }
 
+    fn machines(&self) -> usize {
+        2
+    }
+
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<Stages> {
         let tree = ctx.browser.clone().context("no browser was prepared for this run")?;
         let mut world = World::start(ctx, "exchange")?;

@@ -27,8 +27,8 @@ impl Scenario for File {
         "the image file, taken apart without booting it".into()
     }
 
-    fn wants_machine(&self) -> bool {
-        false
+    fn machines(&self) -> usize {
+        0
     }
 
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<Opened> {

@@ -129,6 +129,10 @@ impl Scenario for Power {
             .into()
     }
 
+    fn machines(&self) -> usize {
+        2
+    }
+
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let seed = ctx.seed.unwrap_or(SEED);
         eprintln!("  seed {seed}");

@@ -38,8 +38,8 @@ impl Scenario for Scanners {
         "the scanners of the lab, on servers with known faults".into()
     }
 
-    fn wants_machine(&self) -> bool {
-        false
+    fn machines(&self) -> usize {
+        0
     }
 
     fn start(&self, ctx: &Context, _: &Probe) -> anyhow::Result<State> {
