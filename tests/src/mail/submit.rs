@@ -247,12 +247,14 @@ fn chroot_effective(state: &mut State) -> Verdict {
     let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
     // They are noted all the time: one that has nothing to do ends after a minute or two (postconf(5), max_idle), and the
     // message may take longer.
-    let note = r#"mkdir -p -m 0700 /run/cipolla-test
-        systemd-run --quiet --collect --unit=cipolla-test-roots sh -c 'while sleep 1; do
-            for exe in $(find /proc/[0-9]*/exe -lname "/usr/lib/postfix/sbin/*" 2>/dev/null); do
-                read -r name <${exe%exe}comm && echo "$name $(readlink ${exe%exe}root)"
-            done
-        done >/run/cipolla-test/roots 2>/dev/null'"#;
+    let note = r#"mkdir -p -m 0700 /run/cipolla-test && cd /run/cipolla-test && cat >note-roots <<'END'
+while sleep 1; do
+    for exe in $(find /proc/[0-9]*/exe -lname '/usr/lib/postfix/sbin/*' 2>/dev/null); do
+        read -r name <${exe%exe}comm && echo "$name $(readlink ${exe%exe}root)"
+    done
+done >roots 2>/dev/null
+END
+        systemd-run --quiet --collect --unit=note-roots --property=WorkingDirectory=$PWD sh note-roots"#;
     state.resident.appliance.read(note)?;
     let mut smtp = state.submission("ada writes near and far", Person::Ada)?;
     let reply = smtp.mail(&ada, &[&ada, &format!("sleeper@{PEER}")], &letter)?;
@@ -261,8 +263,8 @@ fn chroot_effective(state: &mut State) -> Verdict {
     }
     state.arrived(Person::Ada, "INBOX", &token)?;
     // Nobody comes to a peer that does not exist, but smtp asks Tor for it.
-    let script = "systemctl stop cipolla-test-roots && postconf -M && echo && sort -u /run/cipolla-test/roots && rm \
-                  /run/cipolla-test/roots && postsuper -d ALL 2>/dev/null";
+    let script = "systemctl stop note-roots && postconf -M && echo && sort -u /run/cipolla-test/roots && rm \
+                  /run/cipolla-test/*roots && postsuper -d ALL 2>/dev/null";
     let output = state.resident.appliance.read(script)?;
     let Some((table, processes)) = output.split_once("\n\n") else { return fail(output) };
     none_of(&outside(table, processes))
