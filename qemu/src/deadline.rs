@@ -1,9 +1,9 @@
 //! A point in time after which waiting is a failure.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::stolen;
+use crate::Stopwatch;
 
 /// How many times longer than written [`Deadline::seconds`] waits in this process.
 static LONGER: OnceLock<f64> = OnceLock::new();
@@ -12,9 +12,7 @@ static LONGER: OnceLock<f64> = OnceLock::new();
 /// computer's processors were given to others does not count.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    start: Instant,
-    /// [`stolen`] at the start.
-    stolen: Duration,
+    watch: Stopwatch,
     limit: Duration,
 }
 
@@ -22,7 +20,7 @@ impl Deadline {
     /// Starts now and ends after `limit`.
     #[must_use]
     pub fn after(limit: Duration) -> Self {
-        Self { start: Instant::now(), stolen: stolen(), limit }
+        Self { watch: Stopwatch::start(), limit }
     }
 
     /// Starts now and ends after so many seconds, on a computer of the speed that limits are written for; later on one
@@ -41,14 +39,13 @@ impl Deadline {
     /// What is left; `None` once it has passed.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
-        let lost = stolen().saturating_sub(self.stolen);
-        self.limit.checked_sub(self.start.elapsed().saturating_sub(lost)).filter(|left| !left.is_zero())
+        self.limit.checked_sub(self.watch.spent()).filter(|left| !left.is_zero())
     }
 
     /// How long the wait has taken so far, by the clock on the wall.
     #[must_use]
     pub fn waited(&self) -> Duration {
-        self.start.elapsed()
+        self.watch.elapsed()
     }
 }
 

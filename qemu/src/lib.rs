@@ -56,7 +56,7 @@ pub use error::{Error, Result};
 pub use interactive::{Attach, interactive};
 pub use lab::{GATEWAY, Lab, Port, TimeServer, TorBridge, TorClient, TorNetwork};
 pub use machine::{Keep, Machine};
-pub use patience::{slowness, stolen};
+pub use patience::{Stopwatch, slowness};
 pub use process::dies_with_us;
 pub use programs::{Programs, command_line};
 pub use qmp::Qmp;

@@ -27,11 +27,42 @@ pub fn slowness() -> f64 {
     factor(slowest)
 }
 
-/// How long a processor of this computer has stood still, on the average of all, because the machine that the computer
-/// itself runs in gave the time to others (`proc_stat(5)`, `steal`); no time at all where nobody says. The difference
-/// of two calls is what a measurement between them took for no fault of what was measured.
-#[must_use]
-pub fn stolen() -> Duration {
+/// Measures what something takes, and how much of that is the fault of nobody in it: on a rented computer the machine that
+/// it runs in gives its processors' time to others.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    since: Instant,
+    stolen: Duration,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { since: Instant::now(), stolen: stolen() }
+    }
+
+    /// By the clock on the wall.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// How long a processor stood still meanwhile, on the average of all.
+    #[must_use]
+    pub fn stolen(&self) -> Duration {
+        stolen().saturating_sub(self.stolen)
+    }
+
+    /// What is left without the time that was stolen.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        self.elapsed().saturating_sub(self.stolen())
+    }
+}
+
+/// Since this computer started (`proc_stat(5)`, `steal`); no time at all where nobody says.
+fn stolen() -> Duration {
     fs_err::read_to_string("/proc/stat").ok().and_then(|stat| stolen_by(&stat)).unwrap_or_default()
 }
 

@@ -245,10 +245,11 @@ pub(crate) fn run(
     if awaited == 0 {
         queue.append(&mut later);
     }
+    // Few scenarios need few lanes, but may have as many machines as ever.
+    let most = ctx.lanes.get();
     let lanes = ctx.lanes.min(NonZeroUsize::new(queue.len() + later.len()).unwrap_or(NonZeroUsize::MIN));
     let ctx = &Context { lanes, ..ctx.clone() };
-    let busy =
-        Mutex::new(Busy { queue, later, awaited, most: lanes.get(), lanes: lanes.get(), ..Busy::default() });
+    let busy = Mutex::new(Busy { queue, later, awaited, most, lanes: lanes.get(), ..Busy::default() });
     let room = &Room { busy, changed: Condvar::new() };
     let shared = Shared::new(out);
     let lane = || -> Result<Vec<(usize, Report)>> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use qemu::Deadline;
@@ -56,8 +56,8 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// How long a service that there is may be without a descriptor, in seconds.
-const NEW_DESCRIPTOR: u64 = 150;
+/// How long a service that there is may be without a descriptor.
+const NEW_DESCRIPTOR: Duration = Duration::from_secs(300);
 
 /// After so long a general failure is Tor's time that is up: no circuit was made, which says nothing of the service.
 const NO_CIRCUIT: Duration = Duration::from_secs(100);
@@ -88,13 +88,8 @@ impl Door {
         port: u16,
         deadline: Deadline,
     ) -> anyhow::Result<Channel> {
-        let patience = Deadline::seconds(NEW_DESCRIPTOR);
-        let again = |refused| match refused {
-            Refused::NOT_FOUND => patience.left().is_some(),
-            Refused::GENERAL => (NO_CIRCUIT..NO_CIRCUIT * 2).contains(&patience.waited()),
-            _ => false,
-        };
-        self.connect_while(again, circuit, onion, port, deadline)
+        let since = Instant::now();
+        self.connect_while(|refused| may_pass(refused, since.elapsed()), circuit, onion, port, deadline)
     }
 
     /// As [`Door::connect`], with Tor's first answer, whatever it is.
@@ -148,6 +143,15 @@ impl Door {
             }
             std::thread::sleep(AGAIN);
         }
+    }
+}
+
+/// Whether a refusal after so long says nothing of a service that is there.
+fn may_pass(refused: Refused, waited: Duration) -> bool {
+    match refused {
+        Refused::NOT_FOUND => waited < NEW_DESCRIPTOR,
+        Refused::GENERAL => (NO_CIRCUIT..NO_CIRCUIT * 2).contains(&waited),
+        _ => false,
     }
 }
 
@@ -249,6 +253,15 @@ mod tests {
             let answer = Door::new(socket).connect("one", "x.onion", 25, Deadline::seconds(30));
             (answer, tor.join().unwrap())
         })
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_service_may_pass() {
+        let after = |refused, seconds| may_pass(refused, Duration::from_secs(seconds));
+        assert_eq!([0, 299, 300].map(|waited| after(Refused::NOT_FOUND, waited)), [true, true, false]);
+        // Tor's two minutes, once.
+        assert_eq!([1, 120, 240].map(|waited| after(Refused::GENERAL, waited)), [false, true, false]);
+        assert!(!after(Refused::NO_KEY, 120) && !after(Refused::WRONG_KEY, 0));
     }
 
     #[test]

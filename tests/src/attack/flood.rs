@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use clients::{Imap, Smtp};
-use qemu::Deadline;
+use qemu::{Deadline, Stopwatch};
 
 use super::crowd::{self, CROWD, End, Kind, Life, Surge};
 use super::work::{self, Owner, Times, ada, letter};
@@ -60,13 +60,13 @@ fn owner_works(state: &mut State) -> Verdict {
     let (date, since) = times.trim().split_once('\n').context("two times were asked for")?;
     state.before = Some(after::Footprint::measure(state)?);
     let earlier = spent(&mut state.resident.appliance)?;
-    let (since_when, stolen) = (Instant::now(), qemu::stolen());
+    let watch = Stopwatch::start();
     let site = state.site.as_ref().context("the services were never reached")?;
     let seen = assault(site, date)?;
     let others = format!(
         "others had {:.1} s of each of this computer's processors, of {:.1} s\n",
-        qemu::stolen().saturating_sub(stolen).as_secs_f64(),
-        since_when.elapsed().as_secs_f64()
+        watch.stolen().as_secs_f64(),
+        watch.elapsed().as_secs_f64()
     );
     let shares = shares(&earlier, &spent(&mut state.resident.appliance)?);
     let bans = held(&state.resident.appliance.read("cipolla bans --json")?)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use clients::Imap;
-use qemu::Deadline;
+use qemu::{Deadline, Stopwatch};
 
 use crate::site::{Account, DIALOGUE, Site};
 
@@ -44,11 +44,11 @@ impl Piece {
 }
 
 /// What a piece of work comes to and how long it takes, without the time in which this computer itself stood still
-/// ([`qemu::stolen`]): where others have more of its processors during the attack than before, that is not the attack.
+/// ([`Stopwatch`]): where others have more of its processors during the attack than before, that is not the attack.
 pub(super) fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
-    let (since, stolen) = (Instant::now(), qemu::stolen());
+    let watch = Stopwatch::start();
     let done = work()?;
-    Ok((done, since.elapsed().saturating_sub(qemu::stolen().saturating_sub(stolen))))
+    Ok((done, watch.spent()))
 }
 
 /// How long pieces of work took.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::{bail, ensure};
 use clients::Reply;
 
 use super::{Person, State, expect, tried, unless};
@@ -263,9 +264,7 @@ fn outside_while_mail_is_on_its_way(state: &mut State) -> anyhow::Result<Vec<Str
     let letter = state.letter(&[&format!("From: <{ada}>"), &format!("Subject: {token}")], "x");
     let mut smtp = state.submission("ada writes near and far", Person::Ada)?;
     let reply = smtp.mail(&ada, &[&ada, &format!("sleeper@{PEER}")], &letter)?;
-    if reply.code != 250 {
-        return Ok(vec![reply.to_string()]);
-    }
+    ensure!(reply.code == 250, "{reply}");
     state.arrived(Person::Ada, "INBOX", &token)?;
     // Nobody comes to a peer that does not exist: smtp waits for Tor meanwhile.
     let script = "postconf -M; echo
@@ -276,7 +275,7 @@ fn outside_while_mail_is_on_its_way(state: &mut State) -> anyhow::Result<Vec<Str
                   done
                   postsuper -d ALL 2>/dev/null";
     let output = state.resident.appliance.read(script)?;
-    let Some((table, processes)) = output.split_once("\n\n") else { return Ok(vec![output]) };
+    let Some((table, processes)) = output.split_once("\n\n") else { bail!("{output}") };
     Ok(outside(table, processes))
 }
 
