@@ -94,6 +94,7 @@ fn checksum(file: &Path) -> anyhow::Result<String> {
 fn line(file: &RootFile) -> anyhow::Result<String> {
     let what = match file.kind {
         Kind::Dir => "dir".to_owned(),
+        Kind::File if OF_EVERY_UPDATE.contains(&file.path.as_str()) => "of Debian's version".to_owned(),
         Kind::Symlink | Kind::Hardlink => format!("-> {}", file.target.as_deref().unwrap_or("?")),
         Kind::File => file.sha256.as_deref().unwrap_or("?").chars().take(16).collect(),
     };
@@ -129,7 +130,11 @@ pub(super) fn nothing_world_writable(image: &mut Opened) -> Verdict {
     none_of(&findings)
 }
 
-/// The configuration that ships, byte for byte, with modes and owners: a change of it is always meant.
+/// What every update of Debian changes, and nobody reads as configuration: its own number, and where libraries are. The
+/// manifest has the checksums.
+const OF_EVERY_UPDATE: [&str; 2] = ["/etc/debian_version", "/etc/ld.so.cache"];
+
+/// The configuration that ships, byte for byte, with modes and owners: a change of it is meant, or Debian's and to be read.
 pub(super) fn config_golden_per_arch(image: &mut Opened) -> Verdict {
     let manifest = Manifest::load(&image.ctx)?;
     let config = manifest.root_files()?.iter().filter(|file| file.path.starts_with("/etc/"));
@@ -246,8 +251,11 @@ mod tests {
         assert_eq!(difference(root, &listed(link)).unwrap().unwrap(), "leads to a");
         let gone = r#"{"path":"/d","kind":"dir","mode":"0755","uid":0,"gid":0,"size":0}"#;
         assert_eq!(difference(root, &listed(gone)).unwrap().unwrap(), "is missing");
-        let line = line(&file("0644", &sum)).unwrap();
-        assert_eq!(line, format!("0644 0:0 {} /a", &sum[..16]));
+        let shown = |file: &RootFile| line(file).unwrap();
+        assert_eq!(shown(&file("0644", &sum)), format!("0644 0:0 {} /a", &sum[..16]));
+        let mut cache = file("0644", &sum);
+        cache.path = OF_EVERY_UPDATE[1].to_owned();
+        assert_eq!(shown(&cache), "0644 0:0 of Debian's version /etc/ld.so.cache");
     }
 
     #[test]
