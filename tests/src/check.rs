@@ -71,6 +71,8 @@ pub(crate) struct Phase<S> {
     pub(crate) checks: Vec<Check<S>>,
     /// Whether it measures how fast something is, so that no other scenario may run beside it.
     pub(crate) alone: bool,
+    /// How many machines are up from here on, if that is more or less than before.
+    pub(crate) machines: Option<usize>,
 }
 
 impl<S: 'static> Phase<S> {
@@ -84,19 +86,24 @@ impl<S: 'static> Phase<S> {
         enter: impl Fn(&mut S) -> anyhow::Result<()> + 'static,
         checks: Vec<Check<S>>,
     ) -> Self {
-        Self { enter: Box::new(enter), checks, alone: false }
+        Self { enter: Box::new(enter), checks, alone: false, machines: None }
     }
 
     /// The same phase, of a scenario that has its state as a part.
     pub(crate) fn within<T: 'static>(self, part: fn(&mut T) -> anyhow::Result<&mut S>) -> Phase<T> {
-        let Self { enter, checks, alone } = self;
+        let Self { enter, checks, alone, machines } = self;
         let checks = checks.into_iter().map(|check| check.within(part)).collect();
-        Phase { enter: Box::new(move |whole| enter(part(whole)?)), checks, alone }
+        Phase { enter: Box::new(move |whole| enter(part(whole)?)), checks, alone, machines }
     }
 
     /// The same, when all other scenarios are done or wait to be alone, too.
     pub(crate) fn alone(self) -> Self {
         Self { alone: true, ..self }
+    }
+
+    /// The same, with so many machines up from here on. For more than before it waits until there is room.
+    pub(crate) fn machines(self, machines: usize) -> Self {
+        Self { machines: Some(machines), ..self }
     }
 }
 
@@ -117,7 +124,7 @@ pub(crate) trait Scenario {
         false
     }
 
-    /// How many machines of the image's architecture it has up at a time.
+    /// How many machines of the image's architecture it starts with; [`Phase::machines`] tells of others later.
     fn machines(&self) -> usize {
         1
     }

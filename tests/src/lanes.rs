@@ -70,6 +70,8 @@ struct Busy {
     beside: usize,
     /// How many wait to be alone.
     waiting: usize,
+    /// How many wait to have more machines. Nobody begins before they do.
+    growing: usize,
     alone: bool,
 }
 
@@ -77,12 +79,19 @@ impl Busy {
     /// Whether somebody may be alone now: nobody runs, and nobody will begin, for every lane waits or nothing is left
     /// but what begins later.
     fn is_quiet(&self) -> bool {
-        !self.alone && self.beside == 0 && (self.queue.is_empty() || self.waiting == self.lanes)
+        let nobody_begins = self.queue.is_empty() || self.waiting == self.lanes;
+        !self.alone && self.beside == 0 && self.growing == 0 && nobody_begins
     }
 
-    /// The first that there is room for beside those that run. Where nobody runs there is room for any.
+    /// Whether there is room for such a share beside those of others. Where nobody runs there is room for any.
+    fn has_room(&self, others: usize, share: usize) -> bool {
+        others == 0 || others + share <= self.most
+    }
+
+    /// The first that there is room for beside those that run.
     fn fitting(&self) -> Option<usize> {
-        let fits = |one: &dyn Runnable| self.beside == 0 || self.beside + share(one) <= self.most;
+        let fits =
+            |one: &dyn Runnable| self.growing == 0 && self.has_room(self.beside, share(one.machines()));
         self.queue.iter().position(|(_, one)| fits(one.as_ref()))
     }
 
@@ -104,7 +113,7 @@ impl Room {
         });
         let place = busy.fitting()?;
         let (number, scenario) = busy.queue.remove(place)?;
-        let share = share(scenario.as_ref());
+        let share = share(scenario.machines());
         busy.beside += share;
         let awaited = busy.awaited > 0 && scenario.wants_alone(ctx);
         drop(busy);
@@ -126,9 +135,10 @@ impl Room {
     }
 }
 
-/// What a scenario takes of what runs at a time: its machines. One without a machine keeps a processor busy as well.
-fn share(scenario: &dyn Runnable) -> usize {
-    scenario.machines().max(1)
+/// What a scenario with so many machines takes of what runs at a time. One without a machine keeps a processor busy as
+/// well.
+fn share(machines: usize) -> usize {
+    machines.max(1)
 }
 
 /// A lane, until it ends, however it does.
@@ -179,6 +189,45 @@ impl Place<'_> {
         busy.waiting -= 1;
         busy.alone = true;
         self.alone = true;
+    }
+
+    /// Has so many machines from here on, if there is room; for less there always is.
+    pub(crate) fn try_resize(&mut self, machines: usize) -> bool {
+        let share = share(machines);
+        if self.alone {
+            self.share = share;
+            return true;
+        }
+        let mut busy = lock(&self.room.busy);
+        let others = busy.beside - self.share;
+        let fits = share <= self.share || busy.has_room(others, share);
+        if fits {
+            busy.beside = others + share;
+            self.share = share;
+            drop(busy);
+            self.room.changed.notify_all();
+        }
+        fits
+    }
+
+    /// Waits for room to have so many machines. Meanwhile its own count for nothing, so that two that wait for each
+    /// other's go on.
+    pub(crate) fn wait_resize(&mut self, machines: usize) {
+        if self.try_resize(machines) {
+            return;
+        }
+        let share = share(machines);
+        let mut busy = lock(&self.room.busy);
+        busy.beside -= self.share;
+        busy.growing += 1;
+        drop(busy);
+        self.room.changed.notify_all();
+        let mut busy = self.room.wait_while(|busy| busy.alone || !busy.has_room(busy.beside, share));
+        busy.growing -= 1;
+        busy.beside += share;
+        self.share = share;
+        drop(busy);
+        self.room.changed.notify_all();
     }
 
     /// Lets others run beside it again.
@@ -373,6 +422,36 @@ mod tests {
         busy.most = 1;
         busy.beside = 0;
         assert_eq!(busy.fitting(), Some(0));
+    }
+
+    #[test]
+    fn a_place_grows_when_there_is_room_and_shrinks_at_once() {
+        let room = Room::default();
+        lock(&room.busy).most = 3;
+        let (mut one, mut two) = (room.place(), room.place());
+        assert!(one.try_resize(2) && !two.try_resize(2));
+        std::thread::scope(|scope| {
+            let grown = scope.spawn(|| {
+                two.wait_resize(2);
+                two.share
+            });
+            while lock(&room.busy).growing == 0 {
+                std::thread::yield_now();
+            }
+            {
+                let mut busy = lock(&room.busy);
+                assert_eq!(busy.beside, 2);
+                let toy = Toy { name: "toy", machines: 0, alone: None };
+                busy.queue.push_back((0, Box::new(toy)));
+                // There would be room, but somebody waited before.
+                assert_eq!(busy.fitting(), None);
+            }
+            assert!(one.try_resize(1));
+            assert_eq!(grown.join().unwrap(), 2);
+        });
+        assert_eq!(lock(&room.busy).beside, 3);
+        drop((one, two));
+        assert_eq!(lock(&room.busy).fitting(), Some(0));
     }
 
     #[test]

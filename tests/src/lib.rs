@@ -139,8 +139,8 @@ fn scenarios(ctx: &Context) -> lanes::Order {
         later: vec![
             Box::new(exchange::Exchange),
             Box::new(mail::Mail),
-            Box::new(power::Power),
             Box::new(clock::Clock),
+            Box::new(power::Power),
             Box::new(building::Building),
         ],
     };

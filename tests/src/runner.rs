@@ -106,6 +106,9 @@ fn walk<T: Scenario>(
         } else if lost.is_none() {
             sink.wait_alone(place)?;
         }
+        if let (Some(machines), None) = (phase.machines, &lost) {
+            sink.wait_room(place, machines)?;
+        }
         if let (Some(state), None) = (&mut state, &lost) {
             let start = Instant::now();
             lost = guarded(|| (phase.enter)(state)).err().map(|error| format!("{error:#}"));
@@ -168,6 +171,15 @@ impl Sink<'_, '_> {
         if !place.try_alone() {
             self.out.say(&format!("{}: waits for the others, to be alone", self.scenario))?;
             place.wait_alone();
+        }
+        Ok(())
+    }
+
+    /// Ends when there is room for so many machines. The time does not count, either.
+    fn wait_room(&mut self, place: &mut Place<'_>, machines: usize) -> Result<()> {
+        if !place.try_resize(machines) {
+            self.out.say(&format!("{}: waits for room, to have {machines} machines", self.scenario))?;
+            place.wait_resize(machines);
         }
         Ok(())
     }

@@ -153,7 +153,7 @@ impl Scenario for Exchange {
         let scanners = ctx.scanners.clone();
         let alone = Phase::after(move |stages: &mut Stages| stages.leave_one(&scanners), Vec::new());
         let both = both.map(|phase| phase.within(Stages::both));
-        let one = web::phases().into_iter().map(|phase| phase.within(Stages::one));
+        let one = web::phases().into_iter().map(|phase| phase.within(Stages::one).machines(1));
         both.into_iter().chain([alone]).chain(one).collect()
     }
 

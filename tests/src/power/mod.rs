@@ -129,10 +129,6 @@ impl Scenario for Power {
             .into()
     }
 
-    fn machines(&self) -> usize {
-        2
-    }
-
     fn start(&self, ctx: &Context, probe: &Probe) -> anyhow::Result<State> {
         let seed = ctx.seed.unwrap_or(SEED);
         eprintln!("  seed {seed}");
@@ -156,9 +152,9 @@ impl Scenario for Power {
     fn phases(&self, ctx: &Context) -> Vec<Phase<State>> {
         let mut phases = vec![
             Phase::after(cut_and_read, judgement()),
-            Phase::after(after::start, after::checks()),
+            Phase::after(after::start, after::checks()).machines(2),
             Phase::after(after::end_later, Vec::new()),
-            first_boot::phase().within(after::first),
+            first_boot::phase().within(after::first).machines(1),
         ];
         if ctx.writes.is_none() {
             phases.insert(0, Phase::after(record::start, record::checks()));
