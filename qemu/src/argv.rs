@@ -46,7 +46,9 @@ fn machine(line: &mut Line, spec: &MachineSpec) {
     };
     let (accel, cpu) = match (spec.accel, spec.arch) {
         (Accel::Kvm, _) => ("kvm", "host"),
-        (Accel::Tcg, Arch::Amd64) => ("tcg,thread=multi", "max"),
+        // With these two flags, Linux and the C library copy and clear memory with `rep movsb` and `rep stosb`, which are
+        // emulated byte by byte: a twelfth of what a start costs.
+        (Accel::Tcg, Arch::Amd64) => ("tcg,thread=multi", "max,erms=off,fsrm=off"),
         // Real pointer authentication is slow to emulate; the implementation-defined kind is not.
         (Accel::Tcg, Arch::Arm64) => ("tcg,thread=multi", "max,pauth-impdef=on"),
     };

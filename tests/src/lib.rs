@@ -14,6 +14,7 @@
 //! | `first_boot` | what a first start makes: keys, hand-over, what leaks; wrong settings |
 //! | `firmware` | the unmodified image without network: disk, identity, journal, a second boot; what every firmware shows |
 //! | `grub_slots` | the real GRUB against the table of slot decisions |
+//! | `interrupted` | a run of the tests that is ended while its lab is up |
 //! | `lab_network` | the private Tor network that other scenarios use, by itself |
 //! | `mail` | one appliance in that network, used and tried: network, mail, webmail, limits, sandboxes; then seen from `outside`: its packets, its open ports |
 //! | `attack` | one appliance in that network, attacked while its owner works; who may see a service at all |
@@ -49,6 +50,7 @@ mod first_boot;
 mod golden;
 mod grub_slots;
 mod image;
+mod interrupted;
 mod journal;
 mod lab_network;
 mod lanes;
@@ -142,6 +144,7 @@ fn scenarios(ctx: &Context) -> lanes::Order {
             Box::new(clock::Clock),
             Box::new(power::Power),
             Box::new(building::Building),
+            Box::new(interrupted::Interrupted),
         ],
     };
     if ctx.arch == Arch::Amd64 {
