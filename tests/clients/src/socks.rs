@@ -59,9 +59,6 @@ impl std::error::Error for Refused {}
 /// How long a service that there is may be without a descriptor.
 const NEW_DESCRIPTOR: Duration = Duration::from_secs(300);
 
-/// After so long a general failure is Tor's time that is up: no circuit was made, which says nothing of the service.
-const NO_CIRCUIT: Duration = Duration::from_secs(100);
-
 /// Until Tor is asked again. (It asks a directory that had nothing only once in five seconds, with `TestingTorNetwork`.)
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -77,7 +74,8 @@ impl Door {
     ///
     /// Where the service's descriptor is not found, asks again, for as long as a new one may take: a service has a new one
     /// with each time period (rend-spec-v3), in other directories, and in a private network a period lasts some minutes.
-    /// Asks once more where Tor made no circuit in its time, as happens on a computer that has no time for all of them.
+    /// Asks once more where the failure is Tor's own: it made no circuit in its time, as happens on a computer that has no
+    /// time for all of them, or lost the one that it had.
     ///
     /// # Errors
     /// [`Refused`] if Tor says no.
@@ -88,8 +86,12 @@ impl Door {
         port: u16,
         deadline: Deadline,
     ) -> anyhow::Result<Channel> {
-        let since = Instant::now();
-        self.connect_while(|refused| may_pass(refused, since.elapsed()), circuit, onion, port, deadline)
+        let (since, mut failures) = (Instant::now(), 0);
+        let again = |refused| {
+            failures += usize::from(refused == Refused::GENERAL);
+            may_pass(refused, since.elapsed(), failures)
+        };
+        self.connect_while(again, circuit, onion, port, deadline)
     }
 
     /// As [`Door::connect`], with Tor's first answer, whatever it is.
@@ -129,7 +131,7 @@ impl Door {
     /// Asks until Tor agrees, the time is up or the refusal is not one after which to ask `again`.
     fn connect_while(
         &self,
-        again: impl Fn(Refused) -> bool,
+        mut again: impl FnMut(Refused) -> bool,
         circuit: &str,
         onion: &str,
         port: u16,
@@ -138,7 +140,7 @@ impl Door {
         loop {
             let answer = self.connect_once(circuit, onion, port, deadline);
             let refused = answer.as_ref().err().and_then(|error| error.downcast_ref().copied());
-            if deadline.left().is_none() || !refused.is_some_and(&again) {
+            if deadline.left().is_none() || !refused.is_some_and(&mut again) {
                 return answer;
             }
             std::thread::sleep(AGAIN);
@@ -146,11 +148,11 @@ impl Door {
     }
 }
 
-/// Whether a refusal after so long says nothing of a service that is there.
-fn may_pass(refused: Refused, waited: Duration) -> bool {
+/// Whether a refusal after so long, and after so many general failures with it, says nothing of a service that is there.
+fn may_pass(refused: Refused, waited: Duration, failures: usize) -> bool {
     match refused {
         Refused::NOT_FOUND => waited < NEW_DESCRIPTOR,
-        Refused::GENERAL => (NO_CIRCUIT..NO_CIRCUIT * 2).contains(&waited),
+        Refused::GENERAL => failures <= 1,
         _ => false,
     }
 }
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(error.to_string(), "client authorization is missing (SOCKS reply 0xf4)");
     }
 
-    /// What [`Door::connect`] comes to when Tor answers so, one after the other, and how many it used.
+    /// What [`Door::connect`] comes to when Tor answers so, one after the other, and is gone then; and how many it used.
     fn asked(replies: &[u8]) -> (anyhow::Result<Channel>, usize) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socks");
@@ -240,13 +242,10 @@ mod tests {
                         stream.write_all(answer).unwrap();
                     }
                     used += 1;
-                    match *reply {
-                        // A refused client has read enough and is gone; the other reads the address.
-                        0 => stream.write_all(&[0; 6]).unwrap(),
-                        reply if reply == Refused::NOT_FOUND.0 => continue,
-                        _ => {}
+                    // A refused client has read enough and is gone; the other reads the address.
+                    if *reply == 0 {
+                        stream.write_all(&[0; 6]).unwrap();
                     }
-                    break;
                 }
                 used
             });
@@ -257,20 +256,28 @@ mod tests {
 
     #[test]
     fn what_says_nothing_of_the_service_may_pass() {
-        let after = |refused, seconds| may_pass(refused, Duration::from_secs(seconds));
+        let after = |refused, seconds| may_pass(refused, Duration::from_secs(seconds), 0);
         assert_eq!([0, 299, 300].map(|waited| after(Refused::NOT_FOUND, waited)), [true, true, false]);
-        // Tor's two minutes, once.
-        assert_eq!([1, 120, 240].map(|waited| after(Refused::GENERAL, waited)), [false, true, false]);
+        // Tor's own, once: at once or after its two minutes.
+        let failed = |seconds, failures| may_pass(Refused::GENERAL, Duration::from_secs(seconds), failures);
+        assert!(failed(0, 1) && failed(120, 1) && !failed(1, 2) && !failed(240, 2));
         assert!(!after(Refused::NO_KEY, 120) && !after(Refused::WRONG_KEY, 0));
     }
 
     #[test]
-    fn only_a_descriptor_that_is_not_found_is_asked_for_again() {
+    fn what_tor_did_not_find_or_make_is_asked_for_again() {
         let not_found = Refused::NOT_FOUND.0;
         let (answer, used) = asked(&[not_found, not_found, 0]);
         answer.unwrap();
         assert_eq!(used, 3);
-        let (answer, used) = asked(&[Refused::NO_KEY.0, 0]);
+        let general = Refused::GENERAL.0;
+        let (answer, used) = asked(&[general, not_found, 0]);
+        answer.unwrap();
+        assert_eq!(used, 3);
+        let (answer, used) = asked(&[general, general]);
+        assert_eq!(answer.err().unwrap().downcast_ref(), Some(&Refused::GENERAL));
+        assert_eq!(used, 2);
+        let (answer, used) = asked(&[Refused::NO_KEY.0]);
         assert_eq!(answer.err().unwrap().downcast_ref(), Some(&Refused::NO_KEY));
         assert_eq!(used, 1);
     }

@@ -198,7 +198,7 @@ fn ring(site: &Site, circuit: &str, deadline: Deadline, surge: &Surge) -> anyhow
         std::thread::scope(|scope| {
             for _ in 1..PLACES {
                 // One that is refused is answered, too.
-                scope.spawn(|| drop(site.door.connect(circuit, &site.mx, 25, deadline)));
+                scope.spawn(|| drop(site.door.connect_once(circuit, &site.mx, 25, deadline)));
             }
         });
         held.command("NOOP")?;
