@@ -16,6 +16,7 @@ use qemu::Probe;
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail};
+use crate::processes;
 
 /// The user that the unprivileged build runs as; made when the tests run as root.
 const USER: &str = "cipolla-build";
@@ -199,22 +200,9 @@ impl Site {
         command.spawn().with_context(|| format!("starting {}", self.program.display()))
     }
 
-    /// Processes whose command line or working place is in the cache of this scenario.
+    /// Processes whose command line names the place of this scenario.
     fn left_processes(&self) -> Vec<String> {
-        let place = self.home.to_string_lossy().into_owned();
-        let mut found = Vec::new();
-        for entry in fs_err::read_dir("/proc").into_iter().flatten().flatten() {
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            if line.contains(&place) {
-                found.push(format!(
-                    "{} {}",
-                    entry.file_name().to_string_lossy(),
-                    &line[..line.len().min(120)]
-                ));
-            }
-        }
-        found
+        processes::naming(&self.home.to_string_lossy()).iter().map(processes::Process::still_runs).collect()
     }
 }
 

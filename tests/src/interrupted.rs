@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::Context;
 use crate::check::{Evidence, Phase, Scenario, Verdict, check, none_of};
+use crate::processes;
 
 /// What a run finds in its cache: package solutions, unpacked trees, packages.
 const SHARED: [&str; 2] = ["store", "pool"];
@@ -144,7 +145,7 @@ impl Run {
     fn wait_up(&mut self, place: &str) -> anyhow::Result<()> {
         let deadline = Deadline::seconds(READY);
         let tors = || {
-            let lines: Vec<_> = processes(place).into_iter().map(|one| one.line).collect();
+            let lines: Vec<_> = processes::naming(place).into_iter().map(|one| one.line).collect();
             let words = lines.iter().flat_map(|line| line.split(' '));
             words
                 .filter(|word| word.starts_with(place) && word.ends_with("/torrc"))
@@ -186,7 +187,8 @@ fn ended(site: &mut Site, signal: Signal) -> Verdict {
     let place = site.cache.to_string_lossy().into_owned();
     run.wait_up(&place)?;
     let here = fs_err::read_link("/proc/self/ns/net")?;
-    let mut networks: BTreeSet<PathBuf> = processes(&place).into_iter().map(|one| one.network).collect();
+    let mut networks: BTreeSet<PathBuf> =
+        processes::naming(&place).into_iter().map(|one| one.network).collect();
     networks.remove(&here);
     // Those that end at this moment are in none.
     networks.remove(Path::new(""));
@@ -194,9 +196,9 @@ fn ended(site: &mut Site, signal: Signal) -> Verdict {
     let status = run.end(signal)?;
     let deadline = Deadline::seconds(ENDED);
     let left = || {
-        let all = processes("").into_iter();
+        let all = processes::all().into_iter();
         let of_it = all.filter(|one| one.line.contains(&place) || networks.contains(&one.network));
-        of_it.map(|one| format!("{} still runs: {}", one.folder.display(), one.line)).collect::<Vec<_>>()
+        of_it.map(|one| one.still_runs()).collect::<Vec<_>>()
     };
     while !left().is_empty() && deadline.left().is_some() {
         std::thread::sleep(Duration::from_millis(50));
@@ -208,24 +210,4 @@ fn ended(site: &mut Site, signal: Signal) -> Verdict {
         findings.push(format!("the run ended with {status} instead of exit status 130"));
     }
     none_of(&findings)
-}
-
-/// A process, with what of it can be read: one that ends meanwhile has neither line nor network.
-struct Process {
-    folder: PathBuf,
-    line: String,
-    network: PathBuf,
-}
-
-/// Those whose command line has this in it.
-fn processes(text: &str) -> Vec<Process> {
-    let folders = fs_err::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
-    let process = |folder: PathBuf| {
-        let line = fs_err::read(folder.join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let network = fs_err::read_link(folder.join("ns/net")).unwrap_or_default();
-        line.contains(text).then_some(Process { folder, line, network })
-    };
-    // (`/proc/self` and its like are this process, which is in none of the networks asked for.)
-    folders.filter_map(process).collect()
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::anyhow;
 use clients::{Channel, Door, Refused};
@@ -14,6 +14,7 @@ use qemu::{Deadline, Keep, Lab, Probe, RunDir, TorClient, TorNetwork};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
+use crate::processes;
 
 /// Keys, eight starts of Tor, the first consensus: 15 to 30 s on two busy cores.
 const READY: u64 = 180;
@@ -222,23 +223,7 @@ fn no_relay_died(state: &mut State) -> Verdict {
 /// Ends the lab as the end of any scenario does; then no process may be in its network any more.
 fn nothing_is_left(state: &mut State) -> Verdict {
     drop(state.network.take());
-    let mut findings = Vec::new();
-    for process in processes()? {
-        // Processes come and go; one that is gone is not left.
-        if fs_err::read_link(process.join("ns/net")).is_ok_and(|link| link == Path::new(&state.namespace)) {
-            let line = fs_err::read(process.join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            findings.push(format!("{} still runs: {line}", process.display()));
-        }
-    }
-    none_of(&findings)
-}
-
-fn processes() -> anyhow::Result<Vec<PathBuf>> {
-    let all = fs_err::read_dir("/proc")?.filter_map(|entry| {
-        let path = entry.ok()?.path();
-        let number = path.file_name()?.to_str()?.bytes().all(|byte| byte.is_ascii_digit());
-        number.then_some(path)
-    });
-    Ok(all.collect())
+    let network = Path::new(&state.namespace);
+    let left = processes::all().into_iter().filter(|one| one.network == network);
+    none_of(&left.map(|one| one.still_runs()).collect::<Vec<_>>())
 }

@@ -58,6 +58,7 @@ mod left;
 mod mail;
 mod outside;
 mod power;
+mod processes;
 mod report;
 #[cfg(test)]
 mod requirements;
