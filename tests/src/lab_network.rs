@@ -4,13 +4,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use clients::{Channel, Door, Refused};
-use qemu::{Deadline, Keep, Lab, Probe, RunDir, TorClient, TorNetwork};
+use qemu::{Deadline, Keep, Lab, Probe, Programs, RunDir, TorClient, TorNetwork};
 
 use crate::Context;
 use crate::check::{Evidence, PASS, Phase, Scenario, Verdict, check, fail, gate, none_of};
@@ -25,11 +27,15 @@ const ONION: u64 = 90;
 /// The port of the test's onion service.
 const PORT: u16 = 7;
 
+/// So many relays and authorities a lab has.
+const TORS: usize = 8;
+
 pub(crate) struct LabNetwork;
 
 /// Fields are dropped in this order.
 pub(crate) struct State {
     network: Option<Network>,
+    programs: Programs,
     run_dir: RunDir,
     /// The lab's network namespace, as the kernel names it.
     namespace: String,
@@ -62,12 +68,13 @@ impl Scenario for LabNetwork {
         let run_dir = RunDir::create(&ctx.run_root.join("lab_network"))?;
         let keep = if ctx.keep { Keep::Yes } else { Keep::No };
         let lab = Lab::start(&ctx.programs, run_dir.clone(), keep)?;
-        let namespace = lab.programs().output("readlink", ["/proc/self/ns/net"])?;
+        let namespace = namespace(&lab)?;
         let tor = TorNetwork::start(&lab, Deadline::seconds(READY))?;
         Ok(State {
             network: Some(Network { client: None, server: None, tor, lab }),
+            programs: ctx.programs.clone(),
             run_dir,
-            namespace: String::from_utf8_lossy(&namespace).trim().to_owned(),
+            namespace,
             onion: None,
         })
     }
@@ -84,6 +91,7 @@ impl Scenario for LabNetwork {
         if !ctx.keep {
             first.push(check("nothing_is_left", &[], nothing_is_left));
         }
+        first.push(check("panic_leaves_nothing", &[], panic_leaves_nothing));
         vec![Phase::of(first)]
     }
 
@@ -220,10 +228,39 @@ fn no_relay_died(state: &mut State) -> Verdict {
     none_of(&state.network()?.tor.casualties())
 }
 
+/// The lab's network namespace, as the kernel names it.
+fn namespace(lab: &Lab) -> qemu::Result<String> {
+    let name = lab.programs().output("readlink", ["/proc/self/ns/net"])?;
+    Ok(String::from_utf8_lossy(&name).trim().to_owned())
+}
+
+/// What runs in a network, as findings.
+fn running_in(namespace: &str) -> Vec<String> {
+    let all = processes::all().into_iter();
+    all.filter(|one| one.network == Path::new(namespace)).map(|one| one.still_runs()).collect()
+}
+
 /// Ends the lab as the end of any scenario does; then no process may be in its network any more.
 fn nothing_is_left(state: &mut State) -> Verdict {
     drop(state.network.take());
-    let network = Path::new(&state.namespace);
-    let left = processes::all().into_iter().filter(|one| one.network == network);
-    none_of(&left.map(|one| one.still_runs()).collect::<Vec<_>>())
+    none_of(&running_in(&state.namespace))
+}
+
+/// A second lab, whose user panics while its Tors run: they end on the way out.
+fn panic_leaves_nothing(state: &mut State) -> Verdict {
+    let mut place = String::new();
+    let used = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<Infallible> {
+        let run_dir = RunDir::create(&state.run_dir.file("panic"))?;
+        let lab = Lab::start(&state.programs, run_dir, Keep::No)?;
+        place = namespace(&lab)?;
+        let _tor = TorNetwork::start(&lab, Deadline::seconds(READY))?;
+        let running = running_in(&place).len();
+        ensure!(running > TORS, "{running} processes run in this lab: there is nothing to be left");
+        // Unwinds like a panic, without the words on the terminal that would look like a fault of the tests.
+        resume_unwind(Box::new("a panic on purpose"))
+    }));
+    match used {
+        Ok(Err(error)) => Err(error),
+        Err(_) => none_of(&running_in(&place)),
+    }
 }

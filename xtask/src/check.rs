@@ -1,10 +1,13 @@
 //! `cargo xtask check`: the fast checks, all of them even when one fails.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use build::exec::interrupted;
 use camino::Utf8PathBuf;
+use rustix::process::{Pid, Signal, kill_process_group};
 use xshell::{Shell, cmd};
 
 use crate::show;
@@ -45,12 +48,13 @@ pub(crate) fn check(site: &Site, unit_tests: bool) -> Result<ExitCode> {
                 eprintln!("{} {name:<14} {error}", show::bad("✗"));
             }
         }
+        interrupted()?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// The checks but for the unit tests, while this process does something else: compilers and package installers leave each
-/// other half of a computer. Dropped before its end, it is killed.
+/// other half of a computer. Dropped before its end, it is killed, with the compilers that it started.
 pub(crate) struct Beside {
     child: Child,
     said: Utf8PathBuf,
@@ -67,6 +71,7 @@ impl Beside {
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)
+            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {} check", site.program))?;
         Ok(Self { child, said })
@@ -74,7 +79,13 @@ impl Beside {
 
     /// Waits for the end, passes on what was said, and says whether all was well.
     pub(crate) fn finish(mut self) -> Result<bool> {
-        let status = self.child.wait().context("waiting for the checks")?;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().context("waiting for the checks")? {
+                break status;
+            }
+            interrupted()?;
+            std::thread::sleep(Duration::from_millis(50));
+        };
         eprint!("{}", fs_err::read_to_string(&self.said)?);
         Ok(status.success())
     }
@@ -83,8 +94,10 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         // It may have ended; then there is nothing to do.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context as _, Result};
+use build::exec::interrupted;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::verbs::Site;
@@ -24,7 +25,9 @@ pub(crate) fn run(site: &Site, tree: &Utf8Path) -> Result<bool> {
     let features = "tor-oracle,openssh-oracle";
     let tests = ["--test", "tor_oracle", "--test", "openssh_oracle"];
     let test = xshell::cmd!(shell, "cargo test --quiet -p cipolla-identity --features {features} {tests...}");
-    Ok(test.quiet().run().is_ok())
+    let passed = test.quiet().run().is_ok();
+    interrupted()?;
+    Ok(passed)
 }
 
 /// A script that becomes a program of the tree: by the tree's own loader and libraries, so neither depends on what

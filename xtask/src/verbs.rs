@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use build::exec::Log;
+use build::exec::{Log, exit_on_signals, interrupted};
 use build::space::Space;
 use build::store::Cache;
 use build::{Builder, Image, Options, doctor, tools};
@@ -198,7 +198,7 @@ fn run(common: &Common, out: &Out, headless: bool, firmware: Firmware) -> Result
     }
     let run_root = run_root(&site)?;
     let programs = programs(&site, &space(&site, common, &plan, tools::LAB, &[&out, &run_root])?);
-    build::exec::exit_on_signals()?;
+    exit_on_signals()?;
     eprintln!("trying whether KVM can run the image; without it, the machine is emulated");
     let probe = qemu::probe(&programs, arch(site.arch), run_root.as_std_path(), image.as_std_path());
     eprintln!("{}", probe.why);
@@ -305,7 +305,7 @@ fn test(
         let tree = space(&site, common, &plan, tools::BROWSER, &[&run_root])?;
         context.browser = Some(same_network(tree));
     }
-    build::exec::exit_on_signals()?;
+    exit_on_signals()?;
     let mut stdout = std::io::stdout();
     let report = scenarios::run(&context, &mut stdout)?;
     stdout.flush()?;
@@ -330,7 +330,9 @@ fn seed() -> Result<Option<u64>> {
 fn cargo_test(site: &Site) -> Result<bool> {
     let shell = xshell::Shell::new()?;
     shell.change_dir(&site.repo);
-    Ok(xshell::cmd!(shell, "cargo test --workspace --quiet").quiet().run().is_ok())
+    let passed = xshell::cmd!(shell, "cargo test --workspace --quiet").quiet().run().is_ok();
+    interrupted()?;
+    Ok(passed)
 }
 
 /// Words of this machine that must not be in an image.

@@ -364,8 +364,10 @@ pub fn catch_signals() -> Result<()> {
 /// their parent.
 ///
 /// # Errors
-/// The kernel refuses the signal handlers.
+/// [`Interrupted`] by a signal that came before, which nobody would ask for later. The kernel refuses the signal
+/// handlers.
 pub fn exit_on_signals() -> Result<()> {
+    interrupted()?;
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::new(AtomicBool::new(true)))
             .context("catching signals")?;
