@@ -71,7 +71,7 @@ pub(crate) fn phases(ctx: &Context) -> Vec<Phase<State>> {
         check("the_scanner_sees_this_machine", &[], the_scanner_sees_this_machine),
     ];
     vec![
-        Phase::after(found_again, checks),
+        Phase::of(checks),
         snowflake::phase(),
         lan_ssh::phase(),
         Phase::of(controls),
@@ -84,15 +84,10 @@ fn appliance(state: &mut State) -> anyhow::Result<&mut Appliance> {
     Ok(&mut state.resident.appliance)
 }
 
-/// Tor may have been started again: the lab's clients have to look for its services where they are now.
-fn found_again(state: &mut State) -> anyhow::Result<()> {
-    Ok(state.world.client()?.new_identity(Deadline::seconds(ONION))?)
-}
-
 fn smtp_banner_through_tor(state: &mut State) -> Verdict {
     let deadline = Deadline::seconds(ONION);
     let onion = state.resident.onion("mx")?;
-    let channel = state.world.door()?.connect_when_up("stranger", &onion, 25, deadline)?;
+    let channel = state.world.connect_anew("stranger", &onion, 25, deadline)?;
     let (mut smtp, greeting) = Smtp::greeted(channel)?;
     let took = state.resident.since.elapsed();
     note(state, &format!("from power-on to the mail server's greeting through Tor: {}", seconds(took)))?;

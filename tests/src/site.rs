@@ -22,6 +22,9 @@ pub(crate) const ONION: u64 = 300;
 /// One dialogue, in seconds. Everything is emulated, and behind six relays on the same two cores.
 pub(crate) const DIALOGUE: u64 = 300;
 
+/// How long somebody looks for services before asking anew, in seconds.
+const IDENTITY: u64 = 60;
+
 /// From 250 to the mailbox of the same machine, in seconds.
 pub(crate) const DELIVERY: u64 = 120;
 
@@ -73,6 +76,21 @@ impl Site {
             self.door.connect_when_up("first", onion, port, deadline)?;
         }
         Ok(())
+    }
+
+    /// As [`Site::wait_up`], for services whose Tor may have been started again, and as [`World::connect_anew`] looks for
+    /// one. Returns how often it asked.
+    pub(crate) fn wait_up_anew(&self, world: &mut World, deadline: Deadline) -> anyhow::Result<usize> {
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            world.client()?.new_identity(Deadline::seconds(DIALOGUE))?;
+            match self.wait_up(Deadline::seconds(IDENTITY)) {
+                Ok(()) => return Ok(asked),
+                Err(error) if deadline.left().is_none() => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 
     /// `local@` the appliance's mail domain.

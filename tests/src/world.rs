@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
-use clients::Door;
+use clients::{Channel, Door};
 use qemu::{Deadline, Keep, Lab, MachineSpec, Nic, Port, Probe, RunDir, TorBridge, TorClient, TorNetwork};
 use serde::Deserialize;
 
@@ -16,6 +16,9 @@ use crate::check::Evidence;
 
 /// Keys, eight starts of Tor, a first consensus: half a minute, more beside a busy neighbour.
 const TOR: u64 = 240;
+
+/// A service that is there answers within this time, in seconds.
+pub(crate) const ANSWER: u64 = 20;
 
 /// What surrounds appliances. Fields are dropped in this order; appliances have to be dropped before.
 pub(crate) struct World {
@@ -170,6 +173,28 @@ impl World {
             None => self.tor.client(&self.lab, "client", Deadline::seconds(TOR))?,
         };
         Ok(self.client.insert(client))
+    }
+
+    /// Connects to a service as somebody who knows nothing of it, and asks anew until it answers: for services whose Tor
+    /// may have been started again.
+    ///
+    /// Whoever comes too early gets the old descriptor, and would wait for long. Relays of a quiet network tell each other
+    /// that a circuit is gone with the next cell that they have to send, so an introduction point may take a stranger's
+    /// word, and acknowledge it, minutes after its service has ended. Relays of the real network always have a next cell.
+    pub(crate) fn connect_anew(
+        &mut self,
+        circuit: &str,
+        onion: &str,
+        port: u16,
+        deadline: Deadline,
+    ) -> anyhow::Result<Channel> {
+        loop {
+            self.client()?.new_identity(Deadline::seconds(TOR))?;
+            let answer = self.door()?.connect_when_up(circuit, onion, port, Deadline::seconds(ANSWER));
+            if answer.is_ok() || deadline.left().is_none() {
+                return answer;
+            }
+        }
     }
 
     /// A relay's address, which nobody but Tor may reach.

@@ -10,15 +10,13 @@ use qemu::Deadline;
 use super::State;
 use crate::check::{Check, Verdict, check, none_of};
 use crate::site::ONION;
+use crate::world::ANSWER;
 
 /// What makes the service visible.
 const AUTHORIZED: &str = "/var/lib/tor/admin/authorized_clients";
 
 /// The lab's Tor on its control socket, and a service that stays away, in seconds.
 const SOON: u64 = 60;
-
-/// A service that is there answers within this time, in seconds.
-const ANSWER: u64 = 20;
 
 pub(super) fn checks() -> Vec<Check<State>> {
     vec![
@@ -111,9 +109,7 @@ fn broken_auth_file(state: &mut State) -> Verdict {
     none_of(&findings)
 }
 
-/// Waits until the service answers to the owner's key again. Who asks too early gets the old descriptor, and would wait for
-/// long: relays of a quiet network tell each other that a circuit is gone with the next cell that they have to send, so that
-/// an introduction point may take a stranger's word, and acknowledge it, minutes after its service has ended.
+/// Waits until the service answers to the owner's key again, as [`crate::world::World::connect_anew`] does without a key.
 fn returned(state: &mut State, onion: &str, key: &[u8; 32]) -> anyhow::Result<()> {
     let deadline = Deadline::seconds(ONION);
     loop {

@@ -124,8 +124,8 @@ fn services_reachable(state: &mut State) -> Verdict {
 
 /// Tor was started again: the lab's clients have to look for its services where they are now.
 fn found_again(state: &mut State) -> anyhow::Result<()> {
-    state.world.client()?.new_identity(Deadline::seconds(ONION))?;
-    state.site()?.wait_up(Deadline::seconds(ONION))
+    let site = state.site.as_ref().ok_or_else(|| anyhow!("the services were never reached"))?;
+    site.wait_up_anew(&mut state.world, Deadline::seconds(ONION)).map(drop)
 }
 
 fn capture(state: &mut State) -> Verdict {

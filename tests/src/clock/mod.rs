@@ -340,14 +340,13 @@ fn is_introduced(state: &mut State) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// The mail server greets through Tor, on a new circuit.
+/// The mail server greets a stranger through Tor.
 fn greets(state: &mut State) -> Verdict {
     if !is_introduced(state)? {
         return fail(format!("in {TOLD} s the mail server has no introduction points"));
     }
     let onion = state.resident.onion("mx")?;
-    let circuit = format!("stranger at {}", now()?);
-    let channel = state.world.door()?.connect_when_up(&circuit, &onion, 25, Deadline::seconds(ONION))?;
+    let channel = state.world.connect_anew("stranger", &onion, 25, Deadline::seconds(ONION))?;
     let (mut smtp, greeting) = Smtp::greeted(channel)?;
     smtp.command("QUIT")?;
     if greeting.code == 220 { PASS } else { fail(format!("the mail server says {greeting}")) }

@@ -29,9 +29,6 @@ const MEANING: &str = "the other server does not answer; it may be asleep";
 /// no descriptor (`REND_HID_SERV_DIR_REQUERY_PERIOD` in its source). To try more often is in vain.
 const PATIENCE: &str = "15m";
 
-/// How long a client looks for the peer's services before it asks for a new identity, in seconds.
-const IDENTITY: u64 = 60;
-
 /// How often the owner asks Postfix to try again, until the relays have told everybody that the peer's old circuits are
 /// dead.
 const TRIES: u32 = 3;
@@ -185,20 +182,7 @@ fn back(state: &mut State) -> Verdict {
         state,
         &format!("{:.0} s from power to the end of the peer's boot", started.elapsed().as_secs_f64()),
     )?;
-    // Whoever fetches the peer's descriptor before the last directory has the new one gets the old one, and waits two
-    // minutes at each of its introduction points: their relays do not know yet that nobody is behind them. A person
-    // asks for a new identity, and so do clients of this network.
-    let limit = Deadline::seconds(ONION);
-    let mut asked = 0;
-    loop {
-        asked += 1;
-        state.world.client()?.new_identity(Deadline::seconds(60))?;
-        match state.people[1].site()?.wait_up(Deadline::seconds(IDENTITY)) {
-            Err(error) if limit.left().is_none() => return Err(error),
-            Err(_) => {}
-            Ok(()) => break,
-        }
-    }
+    let asked = state.people[1].site()?.wait_up_anew(&mut state.world, Deadline::seconds(ONION))?;
     note(state, &format!("the peer's services were asked for {asked} times"))?;
     note(state, &format!("{:.0} s from power to the peer's services", started.elapsed().as_secs_f64()))?;
     PASS

@@ -26,9 +26,8 @@ pub(super) fn proof_of_work_is_offered(state: &mut State) -> Verdict {
         let onion = state.resident.onion(service)?;
         let before = times_said(&log)?;
         // Nothing is left of what other connections learnt.
-        state.world.client()?.new_identity(Deadline::seconds(SOON))?;
         let circuit = format!("work for {service}");
-        state.world.door()?.connect_when_up(&circuit, &onion, port, Deadline::seconds(ONION))?;
+        state.world.connect_anew(&circuit, &onion, port, Deadline::seconds(ONION))?;
         if times_said(&log)? == before {
             findings.push(format!("the descriptor of {service} has no pow-params"));
         }

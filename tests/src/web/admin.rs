@@ -181,8 +181,7 @@ fn client_service_can_be_closed(state: &mut State) -> Verdict {
         findings.push(format!("the watch says {}{}", look.stdout, look.stderr));
     }
     state.resident.appliance.read("cipolla access revoke laptop")?;
-    state.world.client()?.new_identity(soon())?;
-    state.site.door.connect_when_up("anybody again", &onion, 993, Deadline::seconds(ONION))?;
+    state.world.connect_anew("anybody again", &onion, 993, Deadline::seconds(ONION))?;
     none_of(&findings)
 }
 
