@@ -24,6 +24,12 @@ const READY: u64 = 180;
 /// A descriptor published or fetched, a circuit built.
 const ONION: u64 = 90;
 
+/// Until every relay knows that a service is gone, in seconds: each of the four on the way tells the next within five.
+const GONE: u64 = 60;
+
+/// Until an introduction point that knows a service's end has said so, in seconds.
+const NO: u64 = 10;
+
 /// The port of the test's onion service.
 const PORT: u16 = 7;
 
@@ -86,6 +92,7 @@ impl Scenario for LabNetwork {
             gate("onion_service_published", &[], onion_service_published),
             check("two_circuits_reach_it", &[], two_circuits_reach_it),
             check("unknown_onion_is_not_found", &[], unknown_onion_is_not_found),
+            check("ended_service_is_known_to_be_gone", &[], ended_service_is_known_to_be_gone),
             check("no_relay_died", &[], no_relay_died),
         ];
         if !ctx.keep {
@@ -221,6 +228,26 @@ fn unknown_onion_is_not_found(state: &mut State) -> Verdict {
         Ok(_) => fail("Tor connected to a service that does not exist"),
         Err(error) if error.downcast_ref() == Some(&Refused::NOT_FOUND) => PASS,
         Err(error) => fail(format!("{error:#}")),
+    }
+}
+
+/// Whoever still has the descriptor of a service whose Tor is gone hears so from the introduction points: relays have told
+/// each other. In a network without any traffic they would acknowledge, and the caller would wait for two minutes.
+fn ended_service_is_known_to_be_gone(state: &mut State) -> Verdict {
+    let onion = state.onion.clone().ok_or_else(|| anyhow!("no service is published"))?;
+    let network = state.network()?;
+    drop(network.server.take());
+    let door = Door::new(joined(&mut network.client)?.socks());
+    let deadline = Deadline::seconds(GONE);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match door.connect_once(&format!("late {tries}"), &onion, PORT, Deadline::seconds(NO)) {
+            Ok(_) => return fail("a service whose Tor is gone was connected to"),
+            Err(error) if error.downcast_ref() == Some(&Refused::NOT_INTRODUCED) => return PASS,
+            Err(error) if deadline.left().is_none() => return fail(format!("after {GONE} s: {error:#}")),
+            Err(_) => {}
+        }
     }
 }
 

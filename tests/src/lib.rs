@@ -59,6 +59,7 @@ mod mail;
 mod outside;
 mod power;
 mod processes;
+mod repeat;
 mod report;
 #[cfg(test)]
 mod requirements;
@@ -69,6 +70,7 @@ mod web;
 mod webmail;
 mod world;
 
+pub use repeat::repeat;
 pub use report::{Outcome, Problem, Report};
 
 use runner::Runnable;

@@ -98,7 +98,8 @@ pub(crate) enum Verb {
     /// Run the tests: unit, golden, image, boot.
     #[command(after_help = "Examples:\n  cargo xtask test                 # everything\n  cargo xtask test \
                             firmware_bios   # what matches\n  cargo xtask test firmware_bios --keep   # leave the \
-                            machine up\n  cargo xtask test --lanes 1       # one scenario after the other")]
+                            machine up\n  cargo xtask test --lanes 1       # one scenario after the other\n  cargo xtask \
+                            test --repeat 3      # what does not always say the same")]
     Test {
         #[command(flatten)]
         common: Common,
@@ -120,6 +121,9 @@ pub(crate) enum Verb {
         /// most 6]
         #[arg(long, value_name = "N")]
         lanes: Option<NonZeroUsize>,
+        /// Make all scenarios so many times in a row and tell which checks did not say the same each time.
+        #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN, hide_default_value = true, conflicts_with = "keep")]
+        repeat: NonZeroUsize,
     },
     /// The fast checks: format, clippy, docs, dependencies, shell scripts, unit tests.
     #[command(after_help = "Example:\n  cargo xtask check")]

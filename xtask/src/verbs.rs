@@ -27,11 +27,11 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Plan { common, out } => plan(&common, &out),
         Verb::Build { common, out, packages } => build(&common, &out, &packages),
         Verb::Run { common, out, headless, firmware } => run(&common, &out, headless, firmware),
-        Verb::Test { common, out, packages, checks, filters, keep, lanes } => {
+        Verb::Test { common, out, packages, checks, filters, keep, lanes, repeat } => {
             if checks && !checked(&common, &out, &packages)? {
                 return Ok(ExitCode::from(1));
             }
-            test(&common, &out, &packages, filters, keep, lanes)
+            test(&common, &out, &packages, Wanted { filters, keep, lanes, repeat })
         }
         Verb::Check { common, no_unit_tests } => check::check(&Site::find(&common)?, !no_unit_tests),
         Verb::Bench { common, runs } => bench::bench(&Site::find(&common)?, &common, runs),
@@ -235,14 +235,16 @@ fn checked(common: &Common, out: &Out, packages: &Packages) -> Result<bool> {
     checks.finish()
 }
 
-fn test(
-    common: &Common,
-    out: &Out,
-    packages: &Packages,
-    mut filters: Vec<String>,
+/// What the person wants of the tests.
+struct Wanted {
+    filters: Vec<String>,
     keep: bool,
     lanes: Option<NonZeroUsize>,
-) -> Result<ExitCode> {
+    repeat: NonZeroUsize,
+}
+
+fn test(common: &Common, out: &Out, packages: &Packages, wanted: Wanted) -> Result<ExitCode> {
+    let Wanted { mut filters, keep, lanes, repeat } = wanted;
     let site = Site::find(common)?;
     let all = filters.is_empty();
     // Whether these are wanted; what is wanted besides stays in the filters.
@@ -307,9 +309,13 @@ fn test(
     }
     exit_on_signals()?;
     let mut stdout = std::io::stdout();
-    let report = scenarios::run(&context, &mut stdout)?;
+    let reports = match repeat {
+        NonZeroUsize::MIN => vec![scenarios::run(&context, &mut stdout)?],
+        times => scenarios::repeat(&context, times, &mut stdout)?,
+    };
     stdout.flush()?;
-    Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    let passed = reports.iter().all(|report| report.failed() == 0);
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Three for two cores: a third of a scenario is waiting.

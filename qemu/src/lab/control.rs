@@ -17,9 +17,9 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Takes over a connected socket of a Tor that asks for no password.
-    pub(super) fn new(stream: UnixStream, log: &Path, deadline: Deadline) -> Result<Self> {
-        let mut control = Self { lines: Lines::new(stream, Some(log))?, events: VecDeque::new() };
+    /// Takes over a connected socket of a Tor that asks for no password. What is said is written to `log`.
+    pub(super) fn new(stream: UnixStream, log: Option<&Path>, deadline: Deadline) -> Result<Self> {
+        let mut control = Self { lines: Lines::new(stream, log)?, events: VecDeque::new() };
         control.ask("AUTHENTICATE", deadline)?;
         Ok(control)
     }
@@ -111,7 +111,7 @@ mod tests {
             }
         });
         let folder = tempfile::tempdir().unwrap();
-        Control::new(near, &folder.path().join("control.log"), Deadline::seconds(5))
+        Control::new(near, Some(&folder.path().join("control.log")), Deadline::seconds(5))
     }
 
     #[test]

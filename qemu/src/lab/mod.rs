@@ -30,6 +30,7 @@ mod holder;
 mod time;
 mod tor;
 mod torrc;
+mod traffic;
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::torrc::{DIR_PORT, OBFS4_PORT, OR_PORT, Role, torrc};
+use super::traffic::Traffic;
 use super::{Lab, Programs};
 use crate::process::Process;
 use crate::{Deadline, Error, Result, RunDir};
@@ -21,10 +22,12 @@ const RELAYS: u8 = 5;
 /// Where the bridge is. It is not among [`TorNetwork::endpoints`].
 const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 30);
 
-/// A running Tor network without exits.
+/// A running Tor network without exits. Its relays always have something to say to each other, as those of the real one.
 ///
 /// It ends with this value (unless the lab is kept), and with its lab in any case.
 pub struct TorNetwork {
+    // Dropped in this order.
+    _traffic: Traffic,
     relays: Vec<(Ipv4Addr, Daemon)>,
     authorities: Vec<String>,
 }
@@ -72,10 +75,12 @@ impl TorNetwork {
         for ((name, address, role), dir) in places.iter().zip(run_dirs) {
             relays.push((*address, Daemon::spawn(lab, name, *role, dir, &authorities)?));
         }
-        for (_, relay) in &mut relays {
-            relay.control(deadline)?;
-        }
-        Ok(Self { relays, authorities })
+        let talking = relays.iter_mut().map(|(_, relay)| {
+            let fingerprint = relay.fingerprint(deadline)?;
+            Ok((fingerprint, relay.connect(None, deadline)?))
+        });
+        let traffic = Traffic::start(talking.collect::<Result<_>>()?);
+        Ok(Self { _traffic: traffic, relays, authorities })
     }
 
     /// The values of torrc's `DirAuthority` for whoever wants to use this network. They have to set
@@ -122,10 +127,7 @@ impl TorNetwork {
         lab.add_address(BRIDGE)?;
         let dir = RunDir::create(&lab.run_dir().file("tor").join("bridge"))?;
         let mut daemon = Daemon::spawn(lab, "bridge", Role::Bridge(BRIDGE), dir, &self.authorities)?;
-        let answer = daemon.control(deadline)?.ask("GETINFO fingerprint", deadline)?;
-        let fingerprint = answer.iter().find_map(|line| line.strip_prefix("fingerprint="));
-        let fingerprint =
-            fingerprint.ok_or_else(|| Error::Protocol { peer: "Tor", line: answer.join(" / ") })?.to_owned();
+        let fingerprint = daemon.fingerprint(deadline)?;
         // obfs4proxy makes its key when it starts, and writes what clients have to know.
         let file = daemon.dir.file("data/pt_state/obfs4_bridgeline.txt");
         let arguments = daemon.process.wait("obfs4proxy's bridge line", deadline, || {
@@ -323,12 +325,24 @@ impl Daemon {
     fn control(&mut self, deadline: Deadline) -> Result<&mut Control> {
         let control = match self.control.take() {
             Some(control) => control,
-            None => {
-                let stream = self.process.connect(&self.dir.file("control"), deadline)?;
-                Control::new(stream, &self.dir.file("control.log"), deadline)?
-            }
+            None => self.connect(Some(&self.dir.file("control.log")), deadline)?,
         };
         Ok(self.control.insert(control))
+    }
+
+    /// One more connection to its control socket.
+    fn connect(&mut self, log: Option<&Path>, deadline: Deadline) -> Result<Control> {
+        let stream = self.process.connect(&self.dir.file("control"), deadline)?;
+        Control::new(stream, log, deadline)
+    }
+
+    /// What relays call it, if it is one.
+    fn fingerprint(&mut self, deadline: Deadline) -> Result<String> {
+        let answer = self.control(deadline)?.ask("GETINFO fingerprint", deadline)?;
+        let fingerprint = answer.iter().find_map(|line| line.strip_prefix("fingerprint="));
+        fingerprint
+            .map(str::to_owned)
+            .ok_or_else(|| Error::Protocol { peer: "Tor", line: answer.join(" / ") })
     }
 
     /// Waits until it could build a circuit.

@@ -27,6 +27,8 @@ impl Refused {
     pub const GENERAL: Self = Self(1);
     /// Nobody publishes such a service.
     pub const NOT_FOUND: Self = Self(0xf0);
+    /// None of the service's introduction points knows it any more.
+    pub const NOT_INTRODUCED: Self = Self(0xf2);
     /// The service wants client authorization, and Tor has no key for it.
     pub const NO_KEY: Self = Self(0xf4);
     /// The service wants client authorization, and Tor's key is wrong.
